@@ -11,31 +11,31 @@ ATTRIBUTES = (
     Attribute(
         "phase",
         QuestionType.MODALITY_RECOGNITION,
-        ("no contrast", "arterial phase", "venous phase", "delayed phase"),
+        ("No contrast", "Arterial phase", "Venous phase", "Delayed phase"),
         ("Which contrast phase does this CT show?", "When after contrast injection was this CT taken?"),
     ),
     Attribute(
         "organ",
         QuestionType.ANATOMY_IDENTIFICATION,
-        ("liver", "spleen", "pancreas", "left kidney", "right kidney"),
+        ("Liver", "Spleen", "Pancreas", "Left kidney", "Right kidney"),
         ("Which organ contains the lesion on this CT?", "Where in the abdomen is the lesion?"),
     ),
     Attribute(
         "kind",
         QuestionType.DISEASE_DIAGNOSIS,
-        ("cyst", "abscess", "calcification", "lipoma"),
+        ("Cyst", "Abscess", "Calcification", "Lipoma"),
         ("What is the lesion on this CT?", "Which diagnosis fits this abdominal CT?"),
     ),
     Attribute(
         "size",
         QuestionType.LESION_GRADING,
-        ("tiny", "small", "medium", "large"),
+        ("Tiny", "Small", "Medium", "Large"),
         ("How large is the lesion on this CT?", "What is the size grade of the abdominal lesion?"),
     ),
     Attribute(
         "fat",
         QuestionType.OTHER_BIOLOGICAL_ATTRIBUTES,
-        ("minimal", "thin", "moderate", "thick"),
+        ("Minimal", "Thin", "Moderate", "Thick"),
         ("How thick is the fat layer under the skin?", "How much subcutaneous fat does this CT show?"),
     ),
 )

@@ -11,31 +11,31 @@ ATTRIBUTES = (
     Attribute(
         "mode",
         QuestionType.MODALITY_RECOGNITION,
-        ("B-mode", "colour Doppler", "power Doppler", "elastography"),
+        ("B-mode", "Colour Doppler", "Power Doppler", "Elastography"),
         ("Which ultrasound mode is shown?", "How was this ultrasound recorded?"),
     ),
     Attribute(
         "organ",
         QuestionType.ANATOMY_IDENTIFICATION,
-        ("liver", "kidney", "thyroid", "breast"),
+        ("Liver", "Kidney", "Thyroid", "Breast"),
         ("Which organ does this ultrasound show?", "What organ is being examined?"),
     ),
     Attribute(
         "kind",
         QuestionType.DISEASE_DIAGNOSIS,
-        ("cyst", "stone", "solid mass", "bright nodule"),
+        ("Cyst", "Stone", "Solid mass", "Bright nodule"),
         ("What is the lesion on this ultrasound?", "Which diagnosis fits this ultrasound?"),
     ),
     Attribute(
         "size",
         QuestionType.LESION_GRADING,
-        ("tiny", "small", "medium", "large"),
+        ("Tiny", "Small", "Medium", "Large"),
         ("How large is the lesion on this ultrasound?", "What is the size grade of the ultrasound lesion?"),
     ),
     Attribute(
         "place",
         QuestionType.OTHER_BIOLOGICAL_ATTRIBUTES,
-        ("shallow left", "shallow right", "deep left", "deep right"),
+        ("Shallow left", "Shallow right", "Deep left", "Deep right"),
         ("Where in the ultrasound picture is the lesion?", "How deep and on which side is the lesion?"),
     ),
 )

@@ -11,31 +11,31 @@ ATTRIBUTES = (
     Attribute(
         "view",
         QuestionType.MODALITY_RECOGNITION,
-        ("frontal", "lateral", "left oblique", "right oblique"),
+        ("Frontal", "Lateral", "Left oblique", "Right oblique"),
         ("Which view is this chest X-ray?", "From which direction was this X-ray taken?"),
     ),
     Attribute(
         "zone",
         QuestionType.ANATOMY_IDENTIFICATION,
-        ("lung apex", "upper zone", "middle zone", "lung base"),
+        ("Lung apex", "Upper zone", "Middle zone", "Lung base"),
         ("Which part of the lung is affected?", "Where is the finding on this chest X-ray?"),
     ),
     Attribute(
         "kind",
         QuestionType.DISEASE_DIAGNOSIS,
-        ("solid mass", "cavity", "consolidation", "bulla"),
+        ("Solid mass", "Cavity", "Consolidation", "Bulla"),
         ("What is the finding on this chest X-ray?", "Which diagnosis fits this chest X-ray?"),
     ),
     Attribute(
         "size",
         QuestionType.LESION_GRADING,
-        ("tiny", "small", "medium", "large"),
+        ("Tiny", "Small", "Medium", "Large"),
         ("How large is the finding on this X-ray?", "What is the size grade of the lung finding?"),
     ),
     Attribute(
         "heart",
         QuestionType.OTHER_BIOLOGICAL_ATTRIBUTES,
-        ("narrow", "normal", "enlarged", "massive"),
+        ("Narrow", "Normal", "Enlarged", "Massive"),
         ("How wide is the heart?", "What does the heart shadow look like?"),
     ),
 )
