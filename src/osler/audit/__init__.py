@@ -1,0 +1,1 @@
+"""Audits of data and models: what could be answered without looking, and what leaked."""

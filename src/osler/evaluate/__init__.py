@@ -1,0 +1,1 @@
+"""Evaluation: statistics here need no model; the runner needs one."""
