@@ -1,0 +1,272 @@
+"""Every knob as frozen dataclasses; TOML in, resolved configuration out.
+
+A recipe is a sparse TOML file: `[data]`, `[model]`, ... tables whose keys are the fields below, with
+everything left out at its default. `extends = "other"` starts from another recipe. The command line
+overrides single keys: `grpo.group_size=8 optim.lr=1e-5`. An unknown key is an error that names the
+nearest known one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import tomllib
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from osler.errors import BadInput
+
+RECIPE_DIR = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which questions to train on."""
+
+    train: str = ""  # path, recognised by what it holds
+    train_split: str = ""  # keep questions of this split; "" keeps all
+    images: str = ""  # where relative image paths start; "" = beside the questions
+    modality: tuple[str, ...] = ()  # keep these modalities; empty keeps all
+    question_type: tuple[str, ...] = ()  # keep these question types; empty keeps all
+    num_questions: int = 0  # draw this many; 0 keeps all
+    selection: Literal["random", "first"] = "random"  # how `num_questions` are drawn
+    selection_seed: int = 0  # of the draw; apart from `seed`, so that seeds share their questions
+    skip_bad: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Which policy to start from, and how it is held."""
+
+    path: str = "phantom-base"  # checkpoint folder, hub id, or "phantom-base" (ships with the package)
+    revision: str = ""  # hub revision
+    precision: Literal["fp32", "bf16"] = "fp32"  # bf16 computes in bf16 over fp32 master weights
+    min_pixels: int = 3136  # papers.md 1.1
+    max_pixels: int = 401408  # both papers' scripts: 512 image tokens
+    freeze_vision_tower: bool = False
+    gradient_checkpointing: bool = False
+    lora_rank: int = 0  # 0 = full fine-tuning
+    lora_alpha: float = 32.0
+    mask_placeholders: bool = True  # vision placeholder tokens can never be sampled; off for parity runs
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW and its schedule."""
+
+    lr: float = 1e-6
+    schedule: Literal["constant", "linear", "cosine"] = "linear"  # after the warm-up, down to 0
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    max_grad_norm: float = 1.0  # 0 switches clipping off
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrpoConfig:
+    """Group relative policy optimisation (DeepSeekMath, arXiv 2402.03300, section 4)."""
+
+    group_size: int = 4
+    questions_per_step: int = 8
+    epochs: float = 1.0  # passes over the questions
+    max_steps: int = 0  # stops earlier than `epochs` where > 0
+    steps_per_rollout: int = 1  # optimizer steps fed by one rollout batch, over disjoint parts of it
+    updates_per_rollout: int = 1  # how often each part is used (mu in the paper)
+    max_completion_tokens: int = 256
+    temperature: float = 1.0
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    kl_coef: float = 0.04  # beta in the papers; 0 switches reference and KL off
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    loss_aggregation: Literal["sequence_mean", "token_mean", "constant"] = "sequence_mean"
+    normalize_std: bool = True
+    mask_truncated: bool = False  # truncated completions earn rewards but are not trained on
+    microbatch_questions: int = 8  # questions in one forward; never changes the result
+
+
+@dataclass(frozen=True, kw_only=True)
+class SftConfig:
+    """Supervised fine-tuning on the template's own answer."""
+
+    batch_size: int = 32  # questions per optimizer step
+    epochs: float = 1.0
+    max_steps: int = 0  # where > 0, this many optimizer steps, however many epochs that takes
+    microbatch_questions: int = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """Accuracy on held-out questions while training; the first set decides the best checkpoint."""
+
+    sets: Mapping[str, str] = field(default_factory=dict)  # name -> data path, "PATH#split" for one split
+    modality: tuple[str, ...] = ()  # of the first set; the others are taken whole
+    every_questions: int = 0  # question visits between validations; 0 = never
+    limit: int = 0  # questions per set; 0 = all
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run, resolved. Written to `config.json` of the run folder."""
+
+    method: Literal["grpo", "sft"] = "grpo"
+    seed: int = 0
+    template: str = "think"
+    rewards: Mapping[str, float] = field(default_factory=lambda: {"format": 1.0, "accuracy": 1.0})
+    checkpoint_every_steps: int = 50
+    keep_checkpoints: int = 2  # besides the best
+    log_rollouts: bool = True
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    grpo: GrpoConfig = field(default_factory=GrpoConfig)
+    sft: SftConfig = field(default_factory=SftConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that ship with the package."""
+    return sorted(p.stem for p in RECIPE_DIR.glob("*.toml"))
+
+
+def load_config(recipe: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Read a recipe (a shipped name or a TOML path) and apply `key=value` overrides.
+
+    Raises BadInput naming file and key for anything unknown, of the wrong type or out of range.
+    """
+    values = _read_recipe(str(recipe))
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or not key:
+            raise BadInput(f"override {override!r}: expected key=value, e.g. optim.lr=1e-5")
+        _set_dotted(values, key.strip(), _parse_value(text))
+    config = _build(TrainConfig, values, where=str(recipe), prefix="")
+    validate(config)
+    return config
+
+
+def to_json(config: TrainConfig) -> dict[str, Any]:
+    """The resolved configuration as plain JSON values."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_json(values: Mapping[str, Any], where: str = "config.json") -> TrainConfig:
+    """Inverse of `to_json`."""
+    config = _build(TrainConfig, values, where=where, prefix="")
+    validate(config)
+    return config
+
+
+def validate(config: TrainConfig) -> None:
+    """Refuse what cannot train, before anything is loaded."""
+    g, s, o = config.grpo, config.sft, config.optim
+    checks = [
+        (g.group_size >= 2 or config.method != "grpo", "grpo.group_size must be at least 2"),
+        (g.questions_per_step >= 1, "grpo.questions_per_step must be at least 1"),
+        (g.steps_per_rollout >= 1 and g.updates_per_rollout >= 1, "grpo.*_per_rollout must be at least 1"),
+        (g.max_completion_tokens >= 1, "grpo.max_completion_tokens must be at least 1"),
+        (g.temperature > 0, "grpo.temperature must be above 0: a greedy group has no variance"),
+        (g.clip_low >= 0 and g.clip_high >= 0, "grpo.clip_low and clip_high must not be negative"),
+        (g.kl_coef >= 0, "grpo.kl_coef must not be negative"),
+        (g.microbatch_questions >= 1 and s.microbatch_questions >= 1, "microbatch_questions must be >= 1"),
+        (s.batch_size >= 1, "sft.batch_size must be at least 1"),
+        (o.lr > 0, "optim.lr must be above 0"),
+        (config.model.min_pixels <= config.model.max_pixels, "model.min_pixels must be <= model.max_pixels"),
+        (config.checkpoint_every_steps >= 1, "checkpoint_every_steps must be at least 1"),
+        (config.keep_checkpoints >= 1, "keep_checkpoints must be at least 1"),
+        (bool(config.rewards) or config.method != "grpo", "rewards must name at least one reward"),
+    ]
+    for holds, message in checks:
+        if not holds:
+            raise BadInput(f"configuration: {message}")
+
+
+def _read_recipe(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
+    path = Path(name)
+    if path.suffix != ".toml":
+        path = RECIPE_DIR / f"{name}.toml"
+    if not path.is_file():
+        near = difflib.get_close_matches(name, recipe_names(), n=1)
+        hint = f"did you mean {near[0]}?" if near else f"shipped recipes: {', '.join(recipe_names())}"
+        raise BadInput(f"recipe {name}: no such recipe or file; {hint}")
+    if name in seen:
+        raise BadInput(f"recipe {name}: extends itself ({' -> '.join((*seen, name))})")
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"recipe {path.name}: not valid TOML: {error}") from error
+    parent = values.pop("extends", None)
+    return values if parent is None else _merge(_read_recipe(parent, (*seen, name)), values)
+
+
+def _merge(low: dict[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
+    # `rewards` and `validation.sets` are values as a whole: merging their keys would keep parts of the
+    # parent's rubric that the child meant to replace.
+    merged = dict(low)
+    for key, value in high.items():
+        whole = key in ("rewards", "sets")
+        nested = isinstance(value, dict) and isinstance(merged.get(key), dict) and not whole
+        merged[key] = _merge(merged[key], value) if nested else value
+    return merged
+
+
+def _set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise BadInput(f"override {key}: {parent} is not a table")
+    values[last] = value
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text  # a bare word is a string: template=think
+
+
+def _build(cls: type, values: Mapping[str, Any], where: str, prefix: str) -> Any:
+    hints = typing.get_type_hints(cls)
+    known = {f.name for f in dataclasses.fields(cls)}
+    built: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {prefix}{near[0]}?" if near else ""
+            raise BadInput(f"{where}: unknown key {prefix}{key}{hint}")
+        built[key] = _coerce(hints[key], value, where, prefix + key)
+    return cls(**built)
+
+
+def _coerce(hint: Any, value: Any, where: str, key: str) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if not isinstance(value, Mapping):
+            raise BadInput(f"{where}: {key} must be a table")
+        return _build(hint, value, where, key + ".")
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        allowed = typing.get_args(hint)
+        if value not in allowed:
+            raise BadInput(f"{where}: {key} = {value!r} must be one of {', '.join(map(repr, allowed))}")
+        return value
+    if origin is tuple:
+        items = [value] if isinstance(value, str) else value
+        if not isinstance(items, (list, tuple)) or not all(isinstance(i, str) for i in items):
+            raise BadInput(f"{where}: {key} must be a list of strings")
+        return tuple(items)
+    if origin is Mapping:
+        if not isinstance(value, Mapping):
+            raise BadInput(f"{where}: {key} must be a table")
+        inner = typing.get_args(hint)[1]
+        return {str(k): _coerce(inner, v, where, f"{key}.{k}") for k, v in value.items()}
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is not bool and isinstance(value, bool) or not isinstance(value, hint):
+        raise BadInput(f"{where}: {key} = {value!r} must be of type {hint.__name__}")
+    return value

@@ -1,0 +1,107 @@
+"""From messages to tensors: one prompt at a time, then batches of prompts.
+
+Shapes: B prompts, P prompt positions (right-padded to the longest), I images of the batch (each image
+once, however many prompts show it). `pixel_values` keeps the Hugging Face convention: axis 0 is the
+patches of all images, one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ImageInputs:
+    """One preprocessed image."""
+
+    digest: str
+    pixel_values: Tensor  # [patches, channels * temporal patch * patch * patch]
+    grid_thw: tuple[int, int, int]  # patches in time, height, width
+
+
+@dataclass(frozen=True)
+class PromptInputs:
+    """One prompt, ready for the model: image placeholders already expanded to their full number."""
+
+    input_ids: Tensor  # [P], int64
+    position_ids: Tensor  # [3, P], M-RoPE positions (time, height, width)
+    next_position: int  # position of the first completion token, on all three axes
+    images: tuple[ImageInputs, ...]
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """Prompts padded on the right."""
+
+    input_ids_BP: Tensor
+    position_ids_3BP: Tensor
+    lengths_B: Tensor
+    next_position_B: Tensor
+    pixel_values: Tensor | None  # patches of the I distinct images
+    image_grid_thw: Tensor | None  # [I, 3]
+    image_order: tuple[int, ...]  # index into the I images, in the order in which prompts show them
+
+
+def mrope_positions(
+    input_ids: Sequence[int], image_token_id: int, grids: Sequence[tuple[int, int, int]], merge_size: int
+) -> tuple[Tensor, int]:
+    """M-RoPE positions of one prompt and the next free position (Qwen2-VL, arXiv 2409.12191, section 2.1).
+
+    Text advances all three axes together; an image of t x h x w merged patches spans t, h, w on its
+    axes from the current position, and text goes on after the larger of h and w.
+
+    Raises ValueError where placeholders and image grids do not agree.
+    """
+    columns: list[Tensor] = []
+    position, at, grid_index = 0, 0, 0
+    ids = list(input_ids)
+    while at < len(ids):
+        if ids[at] != image_token_id:
+            columns.append(torch.full((3, 1), position, dtype=torch.long))
+            position, at = position + 1, at + 1
+            continue
+        if grid_index == len(grids):
+            raise ValueError("more image placeholders than images")
+        t, h, w = grids[grid_index]
+        h, w = h // merge_size, w // merge_size
+        if ids[at : at + t * h * w] != [image_token_id] * (t * h * w):
+            raise ValueError(f"image {grid_index} needs {t * h * w} placeholders in a row")
+        axes = torch.meshgrid(torch.arange(t), torch.arange(h), torch.arange(w), indexing="ij")
+        columns.append(torch.stack(axes).reshape(3, -1) + position)
+        position, at, grid_index = position + max(h, w), at + t * h * w, grid_index + 1
+    if grid_index != len(grids):
+        raise ValueError("fewer image placeholders than images")
+    return torch.cat(columns, dim=1), position
+
+
+def collate(prompts: Sequence[PromptInputs], pad_id: int, device: Any = "cpu") -> PromptBatch:
+    """Pad prompts on the right and keep every distinct image once."""
+    width = max(p.input_ids.shape[0] for p in prompts)
+    input_ids = torch.full((len(prompts), width), pad_id, dtype=torch.long)
+    positions = torch.zeros((3, len(prompts), width), dtype=torch.long)
+    distinct: dict[str, int] = {}
+    images: list[ImageInputs] = []
+    order: list[int] = []
+    for row, prompt in enumerate(prompts):
+        length = prompt.input_ids.shape[0]
+        input_ids[row, :length] = prompt.input_ids
+        positions[:, row, :length] = prompt.position_ids
+        for image in prompt.images:
+            if image.digest not in distinct:
+                distinct[image.digest] = len(images)
+                images.append(image)
+            order.append(distinct[image.digest])
+    return PromptBatch(
+        input_ids_BP=input_ids.to(device),
+        position_ids_3BP=positions.to(device),
+        lengths_B=torch.tensor([p.input_ids.shape[0] for p in prompts], device=device),
+        next_position_B=torch.tensor([p.next_position for p in prompts], device=device),
+        pixel_values=torch.cat([i.pixel_values for i in images]).to(device) if images else None,
+        image_grid_thw=torch.tensor([i.grid_thw for i in images], device=device) if images else None,
+        image_order=tuple(order),
+    )

@@ -1,0 +1,245 @@
+"""Load a policy: model, tokenizer and image processor of a checkpoint folder or hub id.
+
+Safetensors only, remote code never. Every key of the checkpoint must land in the model: a partial load
+is refused, because continuing from half-random weights looks like training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+
+from osler.data.images import image_digest, open_image
+from osler.errors import BadInput
+from osler.policy.attention import ATTENTION_NAME
+from osler.policy.inputs import ImageInputs, PromptInputs, mrope_positions
+from osler.policy.logits import LogitsProcessor
+from osler.prompts import Template, messages
+from osler.records import Question
+
+SUPPORTED_FAMILIES = ("qwen2_vl", "qwen2_5_vl")
+PHANTOM_BASE = Path(__file__).parents[1] / "phantom_base" / "weights"
+IMAGE_CACHE_BYTES = 2 * 2**30
+
+
+@dataclass
+class Policy:
+    """A loaded model with everything that turns questions into its inputs."""
+
+    model: Any  # Qwen2VLForConditionalGeneration or Qwen2_5_VLForConditionalGeneration
+    tokenizer: Any
+    image_processor: Any
+    path: str  # as given
+    folder: Path | None  # where its files lie, None for a hub id
+    mask_placeholders: bool = True
+    precision: str = "fp32"
+    _images: OrderedDict[str, ImageInputs] = field(default_factory=OrderedDict)
+    _images_bytes: int = 0
+    _special_tokens: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        added = self.tokenizer.added_tokens_decoder.values()
+        self._special_tokens = tuple(t.content for t in added if t.special)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.model.language_model.norm.weight.device
+
+    @property
+    def pad_id(self) -> int:
+        pad = self.tokenizer.pad_token_id
+        return int(pad if pad is not None else self.stop_ids[0])
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Token ids that end a completion."""
+        eos = self.model.generation_config.eos_token_id
+        if eos is None:
+            eos = self.tokenizer.eos_token_id
+        return tuple(eos) if isinstance(eos, (list, tuple)) else (int(eos),)
+
+    @property
+    def placeholder_ids(self) -> tuple[int, ...]:
+        """Vision tokens: they belong to prompts and must never be sampled."""
+        config = self.model.config
+        names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+        ids = {getattr(config, name, None) for name in (*names, "vision_token_id")}
+        vocabulary = self.model.get_input_embeddings().weight.shape[0]
+        return tuple(sorted(i for i in ids if isinstance(i, int) and i < vocabulary))
+
+    def logits_processor(self, temperature: float) -> LogitsProcessor:
+        masked = self.placeholder_ids if self.mask_placeholders else ()
+        return LogitsProcessor(masked_ids=masked, temperature=temperature)
+
+    def prompt_inputs(self, question: Question, template: Template) -> PromptInputs:
+        """Chat-format, tokenize and preprocess one question.
+
+        Raises BadInput where the text contains the model's control tokens or an image cannot be read.
+        """
+        chat = messages(question, template)
+        self._refuse_control_tokens(question, template)
+        text = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        images = tuple(self.image_inputs(path) for path in question.images)
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        image_id = self.model.config.image_token_id
+        merge = self.model.config.vision_config.spatial_merge_size
+        counts = iter([i.grid_thw[0] * i.grid_thw[1] * i.grid_thw[2] // merge**2 for i in images])
+        expanded: list[int] = []
+        for token in ids:
+            expanded += [image_id] * next(counts) if token == image_id else [token]
+        positions, following = mrope_positions(expanded, image_id, [i.grid_thw for i in images], merge)
+        limit = self.model.config.text_config.max_position_embeddings
+        if len(expanded) >= limit:
+            raise BadInput(f"question {question.id}: prompt of {len(expanded)} tokens exceeds {limit}")
+        return PromptInputs(torch.tensor(expanded), positions, following, images)
+
+    def image_inputs(self, path: str) -> ImageInputs:
+        """Decode and preprocess one image, once per run within the cache's bounds."""
+        digest = image_digest((path,))
+        if digest in self._images:
+            self._images.move_to_end(digest)
+            return self._images[digest]
+        features = self.image_processor(images=[open_image(path)], return_tensors="pt")
+        grid = tuple(int(n) for n in features["image_grid_thw"][0])
+        inputs = ImageInputs(digest, features["pixel_values"], grid)  # type: ignore[arg-type]
+        self._images[digest] = inputs
+        self._images_bytes += inputs.pixel_values.nbytes
+        while self._images_bytes > IMAGE_CACHE_BYTES and len(self._images) > 1:
+            _, oldest = self._images.popitem(last=False)
+            self._images_bytes -= oldest.pixel_values.nbytes
+        return inputs
+
+    def _refuse_control_tokens(self, question: Question, template: Template) -> None:
+        text = template.user_text(question)
+        for token in self._special_tokens:
+            if token in text:
+                raise BadInput(
+                    f"question {question.id} ({question.source}): text contains the control token {token}; "
+                    "remove it from the data"
+                )
+
+
+def resolve_checkpoint(path: str) -> str:
+    """A name or folder as given -> what Hugging Face loads: a folder with config.json, or a hub id."""
+    if path == "phantom-base":
+        return str(PHANTOM_BASE)
+    folder = Path(path)
+    if folder.is_dir():
+        if (folder / "config.json").is_file() and (folder / "checkpoints").is_dir():
+            return str(_final_checkpoint(folder))
+        return str(folder)
+    if folder.is_absolute() or path.startswith(".") or path.count("/") != 1:
+        raise BadInput(f"model {path}: no such folder, and not a hub id (owner/name)")
+    return path
+
+
+def _final_checkpoint(run: Path) -> Path:
+    steps = sorted(p for p in (run / "checkpoints").glob("step_*") if (p / "COMPLETE").is_file())
+    if not steps:
+        raise BadInput(f"run {run}: no complete checkpoint; train it further with --resume")
+    return steps[-1]
+
+
+def load_policy(
+    path: str,
+    *,
+    revision: str = "",
+    precision: str = "fp32",
+    min_pixels: int = 3136,
+    max_pixels: int = 401408,
+    mask_placeholders: bool = True,
+    device: str | torch.device | None = None,
+    offline: bool = False,
+) -> Policy:
+    """Load model, tokenizer and image processor.
+
+    A folder with `adapter_config.json` (LoRA) is loaded on its base model and merged.
+    Weights are held in fp32; `precision="bf16"` computes in bf16 over them.
+
+    Raises BadInput where the family is not supported, a file is missing, or a key does not load.
+    """
+    source = resolve_checkpoint(path)
+    folder = Path(source) if Path(source).is_dir() else None
+    if folder is not None and (folder / "adapter_config.json").is_file():
+        return _load_adapter(path, folder, precision, min_pixels, max_pixels, mask_placeholders, device)
+    hub: dict[str, Any] = {"trust_remote_code": False}
+    if revision:
+        hub["revision"] = revision
+    if folder is not None or offline:
+        hub["local_files_only"] = True
+    try:
+        config = AutoConfig.from_pretrained(source, **hub)
+        if config.model_type not in SUPPORTED_FAMILIES:
+            raise BadInput(
+                f"model {path}: family {config.model_type} is not supported here; "
+                f"supported: {', '.join(SUPPORTED_FAMILIES)}"
+            )
+        tokenizer = AutoTokenizer.from_pretrained(source, **hub)
+        processor = AutoImageProcessor.from_pretrained(
+            source,
+            backend="pil",
+            size={"shortest_edge": min_pixels, "longest_edge": max_pixels},
+            **hub,
+        )
+        model, info = AutoModelForImageTextToText.from_pretrained(
+            source, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **hub
+        )
+    except (OSError, ValueError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise BadInput(f"model {path}: cannot be loaded: {first_line}") from error
+    problems = {k: v for k, v in info.items() if v and k != "error_msgs"}
+    if problems or info.get("error_msgs"):
+        kind, keys = next(iter(problems.items()), ("error", info.get("error_msgs")))
+        some = sorted(str(k) for k in keys)[:3]
+        raise BadInput(f"model {path}: {len(keys)} {kind.replace('_', ' ')}, e.g. {', '.join(some)}")
+    use_layout_attention(model)
+    model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model.eval()
+    return Policy(model, tokenizer, processor, path, folder, mask_placeholders, precision)
+
+
+def use_layout_attention(model: nn.Module) -> None:
+    """Route the language model's attention through `attention.layout_attention`; the tower keeps SDPA."""
+    model.model.language_model.config._attn_implementation = ATTENTION_NAME  # type: ignore[union-attr]
+
+
+def _load_adapter(path: str, folder: Path, precision: str, *rest: Any) -> Policy:
+    import json
+
+    from peft import PeftModel
+
+    adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    base = adapter["base_model_name_or_path"]
+    min_pixels, max_pixels, mask_placeholders, device = rest
+    policy = load_policy(
+        base,
+        precision=precision,
+        min_pixels=min_pixels,
+        max_pixels=max_pixels,
+        mask_placeholders=mask_placeholders,
+        device=device,
+    )
+    merged = PeftModel.from_pretrained(policy.model, str(folder)).merge_and_unload()
+    use_layout_attention(merged)
+    return Policy(merged, policy.tokenizer, policy.image_processor, path, folder, mask_placeholders, precision)
+
+
+def model_digest(folder: Path) -> str:
+    """SHA-256 over the weight files of a checkpoint folder, in name order."""
+    digest = hashlib.sha256()
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise BadInput(f"model {folder}: no safetensors file")
+    for file in files:
+        digest.update(file.name.encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Rollout: completions from a policy, many questions at once."""

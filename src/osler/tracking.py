@@ -1,0 +1,96 @@
+"""The run folder's logs: append-only JSONL, one object per line, and the fixed list of metric names."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+METRICS: Mapping[str, str] = {
+    "reward/total": "mean weighted reward of the step's rollouts",
+    "reward/accuracy": "mean accuracy reward, unweighted",
+    "reward/format": "mean format reward, unweighted",
+    "completion/length_mean": "mean completion length in tokens, end token included",
+    "completion/truncated_frac": "share of completions stopped by max_completion_tokens",
+    "completion/unparsed_frac": "share of completions from which no answer could be read",
+    "group/zero_variance_frac": "share of groups whose rewards are all equal: they teach nothing",
+    "loss/total": "the objective that was differentiated",
+    "loss/policy": "its policy part",
+    "loss/kl": "mean per-token KL estimate to the reference, not multiplied by kl_coef",
+    "ratio/mean": "mean importance ratio; 1 on policy",
+    "ratio/clipped_frac": "share of trained tokens whose ratio was clipped",
+    "entropy/mean": "mean entropy of the policy at completion tokens, nats",
+    "optim/lr": "learning rate of the step",
+    "optim/grad_norm": "global gradient norm before clipping",
+    "progress/questions": "question visits so far",
+    "time/data": "seconds",
+    "time/rollout": "seconds",
+    "time/reward": "seconds",
+    "time/reference": "seconds",
+    "time/loss": "seconds, forward and backward",
+    "time/optimizer": "seconds",
+    "time/step": "seconds, everything",
+    "throughput/tokens_per_second": "completion tokens trained on per second of the step",
+    "memory/peak_bytes": "peak device memory (CUDA) or resident memory of the process (CPU)",
+}
+METRIC_FAMILIES = ("reward/", "eval/accuracy/", "eval/parse_rate/")
+
+
+def check_metric_names(metrics: Mapping[str, float]) -> None:
+    """Raise ValueError for a name that is neither listed nor of an open family."""
+    for name in metrics:
+        if name not in METRICS and not name.startswith(METRIC_FAMILIES):
+            raise ValueError(f"metric {name} is not in osler.tracking.METRICS")
+
+
+class JsonLines:
+    """An append-only file of JSON objects. Every line is flushed; a torn last line is dropped on reading."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(_finite(record), ensure_ascii=False) + "\n")
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        if not self.path.is_file():
+            return
+        with self.path.open("rb") as stream:
+            for line in stream:
+                if not line.endswith(b"\n"):
+                    return  # torn by a crash; nothing after it exists
+                yield json.loads(line)
+
+    def truncate(self, keep: Callable[[dict[str, Any]], bool]) -> int:
+        """Drop a torn last line and every record that `keep` refuses; return how many were dropped.
+
+        A resumed run goes back to its last checkpoint, so what was logged after it happened in a
+        future that will be computed again.
+        """
+        if not self.path.is_file():
+            return 0
+        kept, total = [], 0
+        for record in self:
+            total += 1
+            if keep(record):
+                kept.append(json.dumps(record, ensure_ascii=False))
+        temporary = self.path.with_suffix(".partial")
+        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        os.replace(temporary, self.path)
+        return total - len(kept)
+
+
+def _finite(value: Any) -> Any:
+    # JSON has no NaN or infinity, and a reader must not meet an invalid line.
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return value

@@ -1,0 +1,1 @@
+"""Training: GRPO and SFT on one loop."""
