@@ -1,0 +1,321 @@
+"""What a completion answered: the only place where model output is read.
+
+`extract_answer` serves reward, evaluation and `osler ask` alike. It reads the letter in a single answer tag
+outside the reasoning (or a completion that is one letter and nothing else) as `exact`; a few harmless
+deviations as `lenient:RULE`; everything else as `none`. Where two readings are possible it reads
+nothing: an unparsed completion never becomes a choice, neither the first nor a random nor the most similar
+one (the extractors examined in evaluation.md 1.2 do all three).
+
+The rules, in the order in which they are tried:
+
+    case               the letter or the tag in the wrong case: <answer>c</answer>
+    punctuation        the letter with brackets, full stop or emphasis: (C)  C.  **C**
+    choice_text        exactly one choice, word for word: <answer>Kidney</answer>
+    letter_and_text    a letter and the text of that same choice: C) Kidney
+    final_statement    "The answer is C.", not negated, not taken back, no other letter after it
+    half_tag           the opening or the closing answer tag alone, and a complete answer at it
+    repeated           several answer tags that all say the same
+    outside_thinking   one answer tag outside the reasoning while the reasoning holds answer tags too
+    bare_letter        nothing but the letter beside the reasoning
+    own_line           the letter alone on the first or last line, and no other letter in the text
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from osler.prompts import thinking_spans
+from osler.records import LETTERS, Extraction, Outcome
+
+NOTHING = Extraction(index=None, how="none", span=None)
+
+# Every quantifier that could cross long white space is bounded: one pass over any text stays linear.
+_GAP = r"\s{0,8}"
+_OPEN = r"[(\[{*_\"'`]{0,4}"
+_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
+_WRAPPED_LETTER = re.compile(
+    rf"{_OPEN}{_GAP}(?:(?:option|choice|answer|letter)\s{{1,8}}{_OPEN})?([A-Za-z]){_GAP}[)\]}}*_\"'`.:,;]{{0,6}}",
+    re.IGNORECASE,
+)
+_LETTER_AND_TEXT = re.compile(
+    rf"{_OPEN}(?:(?:option|choice)\s{{1,8}}{_OPEN})?([A-Za-z])([)\]}}*_\"'`.:,\-–—\s]{{1,8}})(\S.*)",
+    re.DOTALL | re.IGNORECASE,
+)
+_LEAD = re.compile(
+    rf"\b(?:answer|choice|option)\b[*_\"']{{0,4}}{_GAP}"
+    rf"(?:(?:is|would be|should be|must be)\b{_GAP}:?|[:=])[*_]{{0,4}}{_GAP}"
+    rf"|\bI{_GAP}(?:would{_GAP}|will{_GAP})?(?:choose|select|pick|go with)\b{_GAP}",
+    re.IGNORECASE,
+)
+_IS_CORRECT = re.compile(
+    rf"(?<![\w'])([A-Z])[)\]*_\"'.]{{0,4}}{_GAP}is{_GAP}(?:the{_GAP})?(?:correct|right|best)\b"
+)
+_MENTION = re.compile(
+    rf"{_OPEN}(?:(?:option|choice|letter)\s{{1,8}}{_OPEN})?([A-Z])"
+    r"(?=[)\]*_\"'`.:,;]|\s*$|\s{1,8}(?:because|since|as|due|based)\b)"
+)
+_NEGATION = re.compile(
+    r"\b(?:not|no|never|neither|nor|cannot|wrong|incorrect|if|unless|whether|could|might|may|unlikely|doubt)\b"
+    r"|n['’]t\b",
+    re.IGNORECASE,
+)
+_REVERSAL = re.compile(
+    r"\b(?:wait|actually|instead|correction|wrong|incorrect|alternatively|reconsider\w{0,4}"
+    r"|on second thought)\b",
+    re.IGNORECASE,
+)
+_TAKEN_BACK = re.compile(r"[\s,;.:)*\-–—]{0,8}(?:\?|/|(?:or|but|however|nor)\b|no\s{0,3},)", re.IGNORECASE)
+# A capital letter on its own; "A lesion" and "I see" are words, not choices.
+_LONE_LETTER = re.compile(
+    r"(?<![\w'’])(?!A\s{1,3}(?!(?:or|and|nor|is)\b)[a-z])(?!I(?:['’]|\s{1,3}[a-z]))([A-Z])(?![\w'’])"
+)
+_SENTENCE_END = re.compile(r"[.;!?](?=\s|$)")
+_LOOK_BACK = 120
+
+_UNABLE = r"(?:cannot|can['’]?t|can not|unable to|not able to|won['’]t|will not|decline to)"
+_SERVICE = r"(?:answer|provide|diagnose|assist|help|give|offer|comply|interpret|advise)"
+_LOOK = r"(?:see|view|access|analy[sz]e|process) (?:the |this |any |your )?(?:image|picture|scan|file)s?"
+_REFUSAL = re.compile(
+    rf"\b(?:I|we|I['’]m|we['’]re|as an AI)\b[^.!?\n]{{0,60}}?\b{_UNABLE}\s"
+    rf"[^.!?\n]{{0,40}}?\b(?:{_SERVICE}|{_LOOK})\b"
+    r"|\bas an AI\b[^.!?\n]{0,20}\bmodel\b"
+    r"|\bI(?:['’]m| am) not (?:qualified|a (?:doctor|physician|radiologist))\b",
+    re.IGNORECASE,
+)
+_REFUSAL_WINDOW = 600
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A choice read from a piece of text: position, rule ("" for the bare capital letter), its range."""
+
+    index: int
+    rule: str
+    start: int
+    end: int
+
+
+@lru_cache(maxsize=4096)
+def _texts(choices: tuple[str, ...]) -> tuple[dict[str, int | None], dict[str, int | None], int]:
+    """Choice position by text as written and by plain text, None where two share it, and a length limit."""
+    as_written: dict[str, int | None] = {}
+    plain: dict[str, int | None] = {}
+    for index, choice in enumerate(choices):
+        for table, key in ((as_written, choice.strip()), (plain, _plain(choice))):
+            table[key] = None if key in table else index
+    return as_written, plain, 2 * max(map(len, choices)) + 80
+
+
+def _plain(text: str) -> str:
+    """Case, white space, emphasis and the final full stop make no difference between choices."""
+    return " ".join(text.casefold().split()).strip("*_\"'` ").rstrip(". ")
+
+
+def extract_answer(text: str, choices: Sequence[str]) -> Extraction:
+    """The choice that `text` (a completion) settles on, how it was read, and the character range read.
+
+    `choices` are the choice texts in the order shown (2 to 26). Time is linear in the length of `text`.
+    """
+    options = tuple(choices)
+    stripped = text.strip()
+    if len(stripped) == 1 and stripped in LETTERS[: len(options)]:
+        start = text.index(stripped)
+        return Extraction(LETTERS.index(stripped), "exact", (start, start + 1))
+    visible, hidden = _without_thinking(text)
+    tags = list(_TAG.finditer(visible))
+    if tags:
+        return _read_tags(visible, tags, options, bool(hidden))
+    reading = _read_whole(visible, 0, len(visible), options)
+    if reading is not None and reading.rule in ("", "punctuation") and stripped != visible.strip():
+        reading = _Reading(reading.index, "bare_letter", reading.start, reading.end)
+    if reading is None:
+        reading = _read_statement(visible, 0, len(visible), options)
+    if reading is None:
+        reading = _read_own_line(visible, options)
+    return NOTHING if reading is None else _lenient(reading, reading.rule)
+
+
+def _lenient(reading: _Reading, rule: str) -> Extraction:
+    return Extraction(reading.index, f"lenient:{rule or 'bare_letter'}", (reading.start, reading.end))
+
+
+def _without_thinking(text: str) -> tuple[str, int]:
+    """`text` with the reasoning blanked to line ends (positions stay), and the answer tags inside it."""
+    pieces, start, hidden = [], 0, 0
+    for span_start, span_end in thinking_spans(text):
+        pieces += [text[start:span_start], "\n" * (span_end - span_start)]
+        hidden += len(_TAG.findall(text, span_start, span_end))
+        start = span_end
+    return "".join([*pieces, text[start:]]), hidden
+
+
+def _read_tags(visible: str, tags: list[re.Match[str]], options: tuple[str, ...], hidden: bool) -> Extraction:
+    if len(tags) == 1:
+        reading = _read_half_tag(visible, tags[0], options)
+        return NOTHING if reading is None else _lenient(reading, "half_tag")
+    if [tag.group(1) for tag in tags] != ["", "/"] * (len(tags) // 2):
+        return NOTHING
+    readings: list[_Reading] = []
+    for opening, closing in zip(tags[::2], tags[1::2], strict=True):
+        reading = _read_whole(visible, opening.end(), closing.start(), options) or _read_statement(
+            visible, opening.end(), closing.start(), options
+        )
+        if reading is None or (readings and reading.index != readings[0].index):
+            return NOTHING
+        readings.append(reading)
+    first = readings[0]
+    if hidden:
+        return _lenient(first, "outside_thinking")
+    if len(readings) > 1:
+        return _lenient(first, "repeated")
+    if first.rule:
+        return _lenient(first, first.rule)
+    if (tags[0].group(), tags[1].group()) != ("<answer>", "</answer>"):
+        return _lenient(first, "case")
+    return Extraction(first.index, "exact", (first.start, first.end))
+
+
+def _read_half_tag(visible: str, tag: re.Match[str], options: tuple[str, ...]) -> _Reading | None:
+    """One tag without its partner. A letter that ends the text may be the start of a cut word: not read."""
+    if tag.group(1):
+        return _read_whole(visible, 0, tag.start(), options)
+    cut = visible.rfind("<", tag.end())
+    end = cut if cut >= 0 and "</answer>".startswith(visible[cut:].lower()) else len(visible)
+    if end == len(visible) and visible[-1].isalnum():
+        return None
+    return _read_whole(visible, tag.end(), end, options)
+
+
+def _read_whole(text: str, start: int, end: int, options: tuple[str, ...]) -> _Reading | None:
+    """Read text[start:end] as one answer and nothing more."""
+    as_written, plain, limit = _texts(options)
+    content = text[start:end]
+    start += len(content) - len(content.lstrip())
+    content = content.strip()
+    if not content or len(content) > limit:
+        return None
+    end = start + len(content)
+    letters = LETTERS[: len(options)]
+    if len(content) == 1 and content in letters:
+        return _Reading(letters.index(content), "", start, end)
+    found: dict[int, str] = {}
+    wrapped = _WRAPPED_LETTER.fullmatch(content)
+    if wrapped and wrapped.group(1).upper() in letters:
+        letter = wrapped.group(1)
+        found[letters.index(letter.upper())] = "punctuation" if letter.isupper() else "case"
+    by_text = as_written.get(content)
+    if by_text is None and content not in as_written:
+        by_text = plain.get(_plain(content))
+    if by_text is not None:
+        found.setdefault(by_text, "choice_text")
+    both = _LETTER_AND_TEXT.fullmatch(content)
+    if both and both.group(1).upper() in letters:
+        index = letters.index(both.group(1).upper())
+        if _plain(both.group(3)) == _plain(options[index]):
+            found.setdefault(index, "letter_and_text")
+    if len(found) != 1:
+        return None
+    ((index, rule),) = found.items()
+    return _Reading(index, rule, start, end)
+
+
+def _read_statement(text: str, start: int, end: int, options: tuple[str, ...]) -> _Reading | None:
+    """Read "the answer is C" and its kin; such statements must agree and stay undisputed by what follows."""
+    candidates: list[_Reading] = []
+    for lead in _LEAD.finditer(text, start, end):
+        reading = _read_after(text, lead.end(), end, options)
+        if reading is not None and not _doubted(text, start, lead.start()):
+            candidates.append(reading)
+    letters = LETTERS[: len(options)]
+    for match in _IS_CORRECT.finditer(text, start, end):
+        if match.group(1) in letters and not _doubted(text, start, match.start(), letters):
+            index = letters.index(match.group(1))
+            candidates.append(_Reading(index, "final_statement", match.start(1), match.end(1)))
+    if not candidates or len({reading.index for reading in candidates}) > 1:
+        return None
+    last = max(candidates, key=lambda reading: reading.end)
+    return None if _disputed(text, last.end, end, last.index, options) else last
+
+
+def _read_after(text: str, start: int, end: int, options: tuple[str, ...]) -> _Reading | None:
+    """The choice named at `start`: the rest of the line, its first sentence, or a letter with a stop."""
+    stop = min(end, start + _texts(options)[2])
+    newline = text.find("\n", start, stop)
+    stop = stop if newline < 0 else newline
+    sentence = _SENTENCE_END.search(text, start, stop)
+    ends = [stop] if sentence is None else [stop, sentence.start()]
+    for until in ends:
+        reading = _read_whole(text, start, until, options)
+        if reading is not None and reading.rule != "case":
+            return _Reading(reading.index, "final_statement", reading.start, reading.end)
+    letter = _MENTION.match(text, start, stop)
+    if letter is None or letter.group(1) not in LETTERS[: len(options)]:
+        return None
+    index = LETTERS.index(letter.group(1))
+    rest = _plain(text[letter.end() : stop]).replace(_plain(options[index]), " ")
+    others = [_plain(option) for position, option in enumerate(options) if position != index]
+    if any(re.search(rf"(?<!\w){re.escape(other)}(?!\w)", rest) for other in others if other):
+        return None
+    return _Reading(index, "final_statement", letter.start(1), letter.end(1))
+
+
+def _doubted(text: str, start: int, position: int, letters: str = "") -> bool:
+    """Whether the sentence that leads up to `position` negates, supposes, or already names a letter."""
+    before = text[max(start, position - _LOOK_BACK) : position]
+    before = before[max((match.end() for match in _SENTENCE_END.finditer(before)), default=0) :]
+    if _NEGATION.search(before):
+        return True
+    return any(match.group(1) in letters for match in _LONE_LETTER.finditer(before))
+
+
+def _disputed(text: str, start: int, end: int, index: int, options: tuple[str, ...]) -> bool:
+    """Whether text[start:end] takes the answer back or names another choice's letter."""
+    if _TAKEN_BACK.match(text, start, end) or _REVERSAL.search(text, start, end):
+        return True
+    others = set(LETTERS[: len(options)]) - {LETTERS[index]}
+    return any(match.group(1) in others for match in _LONE_LETTER.finditer(text, start, end))
+
+
+def _read_own_line(visible: str, options: tuple[str, ...]) -> _Reading | None:
+    """Read a letter (with its text or not) that stands alone on the first or the last line."""
+    start = len(visible) - len(visible.lstrip())
+    end = len(visible.rstrip())
+    first_end = visible.find("\n", start, end)
+    if first_end < 0:
+        return None
+    last_start = visible.rfind("\n", start, end) + 1
+    lines = ((start, first_end), (last_start, end))
+    readings = [_read_whole(visible, *line, options) for line in lines]
+    kept = [
+        reading for reading in readings if reading and reading.rule in ("", "punctuation", "letter_and_text")
+    ]
+    if not kept or len({reading.index for reading in kept}) > 1:
+        return None
+    found = kept[0]
+    if _disputed(visible, start, end, found.index, options):
+        return None
+    if found is readings[1] and _doubted(visible, start, found.start):
+        return None
+    return _Reading(found.index, "own_line", found.start, found.end)
+
+
+def refuses(text: str) -> bool:
+    """Whether the beginning of the completion, beside its reasoning, declines to answer."""
+    visible, _ = _without_thinking(text)
+    return _REFUSAL.search(visible.lstrip()[:_REFUSAL_WINDOW]) is not None
+
+
+def outcome_of(extraction: Extraction, answer_index: int, truncated: bool, text: str) -> Outcome:
+    """What came of a completion.
+
+    The extraction decides. Only where nothing was read does it matter that the completion refused or was
+    cut off by the token limit (`truncated`, which the prediction keeps as a flag in any case).
+    """
+    if extraction.index is not None:
+        return Outcome.CORRECT if extraction.index == answer_index else Outcome.WRONG
+    if refuses(text):
+        return Outcome.REFUSED
+    return Outcome.TRUNCATED if truncated else Outcome.UNPARSED
