@@ -24,6 +24,11 @@ def plane(size: int) -> tuple[np.ndarray, np.ndarray]:
     return centres[:, None], centres[None, :]
 
 
+def streams(seed: int, number: int) -> list[np.random.Generator]:
+    """Independent random streams, one per part of a picture: changing one part leaves the others alone."""
+    return np.random.default_rng(seed).spawn(number)
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """The pixels within `reach` of a point, and their coordinates from it (y [h, 1], x [1, w])."""
@@ -62,6 +67,27 @@ def add_blob(canvas: np.ndarray, y: float, x: float, radius: float, edge: float,
     np.maximum(view, amount * cover(spot.radius - radius, edge), out=view)
 
 
+def add_cluster(
+    canvas: np.ndarray, y: float, x: float, offsets: np.ndarray, radius: float, edge: float
+) -> None:
+    """Raise `canvas` in place to 1 inside equal round spots at `offsets` [n, 2] (y, x) from a point."""
+    spot = window(len(canvas), y, x, float(np.abs(offsets).max()) + radius + edge)
+    away_y = np.square(spot.y[None] - offsets[:, 0, None, None].astype(np.float32))
+    away_x = np.square(spot.x[None] - offsets[:, 1, None, None].astype(np.float32))
+    nearest = np.sqrt(np.min(away_y + away_x, axis=0))
+    view = canvas[spot.area]
+    np.maximum(view, cover(nearest - radius, edge), out=view)
+
+
+def sunflower(rng: np.random.Generator, number: int, reach: float, jitter: float) -> np.ndarray:
+    """Points [number, 2] spread evenly over a disc of radius `reach`, the first ones in its middle."""
+    k = np.arange(number)
+    angle = k * np.pi * (3 - np.sqrt(5)) + rng.uniform(0, 2 * np.pi)
+    out = reach * np.sqrt((k + 0.5) / number)
+    points = np.stack([out * np.sin(angle), out * np.cos(angle)], axis=1)
+    return points + rng.normal(0, jitter, points.shape)
+
+
 def value_noise(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
     """Smooth noise of about unit variance with `cells` bumps across the image."""
     coarse = rng.standard_normal((cells, cells)).astype(np.float32)
@@ -96,7 +122,7 @@ def polygon(size: int, corners: np.ndarray) -> np.ndarray:
     return np.asarray(sheet.reduce(_OVERSAMPLING), dtype=np.float32) / np.float32(255)
 
 
-def absorb(light: Sequence[float], *dyes: tuple[np.ndarray, Sequence[float]]) -> np.ndarray:
+def absorb(light: Sequence[float] | np.ndarray, *dyes: tuple[np.ndarray, Sequence[float]]) -> np.ndarray:
     """Beer-Lambert: `light` (red, green, blue) after dyes of amount [size, size] and colour (r, g, b).
 
     I = I0 exp(-sum of amount x absorption), per channel, as [size, size, 3].

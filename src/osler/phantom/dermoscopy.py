@@ -11,7 +11,9 @@ from osler.phantom.colour import (
     cover,
     plane,
     sensor_noise,
+    streams,
     strokes,
+    sunflower,
     to_bytes,
     value_noise,
     window,
@@ -42,7 +44,7 @@ ATTRIBUTES = (
         "size",
         QuestionType.LESION_GRADING,
         ("Tiny", "Small", "Medium", "Large"),
-        ("How large is the skin lesion?",),
+        ("What size is the skin lesion?",),
     ),
     Attribute(
         "hairs",
@@ -77,24 +79,24 @@ def render(scene: Scene, size: int) -> np.ndarray:
     what scatters (keratin, the blue-white veil) and what lies above the skin (hair, gel, glare, the
     contact plate, a ruler) follows. Hairs may be loose ones, so they cross soles and lips too.
     """
-    rng = np.random.default_rng(scene.nuisance_seed)
+    skin, place, lesion, hair, front, sensor = streams(scene.nuisance_seed, 6)
     values = scene.values
-    melanin, blood, pale = _skin(rng, size, values["site"])
-    radius = _RADIUS[values["size"]] * rng.uniform(0.95, 1.05)
-    centre = rng.uniform(-1, 1, 2) * min(0.3, 0.84 - radius) if radius < 0.84 else np.zeros(2)
-    share = _lesion_share(rng, size, centre, radius, values["disease"])
+    melanin, blood, pale = _skin(skin, size, values["site"])
+    radius = _RADIUS[values["size"]] * place.uniform(0.95, 1.05)
+    centre = place.uniform(-1, 1, 2) * max(0.0, min(0.3, 0.84 - radius))
+    share = _lesion_share(lesion, size, centre, radius, values["disease"])
     melanin, blood, veil, keratin = _lesion(
-        rng, size, centre, radius, share, melanin, blood, values["disease"]
+        lesion, size, centre, radius, share, melanin, blood, values["disease"]
     )
-    tone = np.asarray(_LIGHT) * rng.uniform(0.93, 1.05) * rng.uniform(0.98, 1.02, 3)
+    tone = np.asarray(_LIGHT) * place.uniform(0.93, 1.05) * place.uniform(0.98, 1.02, 3)
     image = absorb(tone, (melanin, MELANIN), (blood, HAEMOGLOBIN))
-    image = blend(image, _KERATIN, 0.55 * pale * (1 - 0.75 * share))
+    image = blend(image, _KERATIN, 0.72 * pale * (1 - 0.75 * share))
     image = blend(image, _BLUE_WHITE, veil)
     image = blend(image, _KERATIN, keratin)
-    hair = _hairs(rng, size, _HAIRS[values["hairs"]])
-    image = blend(image, (0.07, 0.045, 0.035), 0.93 * hair)
-    image = _take(rng, image, values["technique"])
-    return to_bytes(sensor_noise(rng, image, 0.012))
+    strands = _hairs(hair, size, _HAIRS[values["hairs"]])
+    image = blend(image, (0.07, 0.045, 0.035), 0.93 * strands)
+    image = _take(front, image, values["technique"])
+    return to_bytes(sensor_noise(sensor, image, 0.012))
 
 
 def _hexagons(rng: np.random.Generator, size: int, spacing: float) -> np.ndarray:
@@ -117,14 +119,14 @@ def _skin(rng: np.random.Generator, size: int, site: str) -> tuple[np.ndarray, n
     """Melanin, blood and pale (keratin) share of healthy skin at one body site."""
     y, x = plane(size)
     patchy = value_noise(rng, size, 5)
-    melanin = rng.uniform(0.10, 0.30) + 0.02 * patchy
+    melanin: np.ndarray = rng.uniform(0.10, 0.30) + 0.02 * patchy
     blood = rng.uniform(0.10, 0.22) + 0.03 * value_noise(rng, size, 6)
-    pale = np.zeros((size, size), dtype=np.float32)
+    pale: np.ndarray = np.zeros((size, size), dtype=np.float32)
     if site == "Face":
         # Follicle openings: a pale plug inside a ring of pigment.
         cells = _hexagons(rng, size, rng.uniform(0.26, 0.31))
         pale = np.clip((cells - 1.5) * 1.2, 0, 1)
-        melanin = melanin + 0.30 * np.clip(1 - np.abs(cells - 1.0) / 0.8, 0, 1)
+        melanin = melanin + 0.60 * np.clip(1 - np.abs(cells - 0.9) / 0.9, 0, 1)
         blood = blood + 0.10
     elif site == "Sole":
         # Friction ridges run parallel, ridge pale and furrow pigmented.
@@ -158,8 +160,8 @@ def _lesion_share(
         outline += np.float32(uneven * rng.normal() / np.sqrt(wave)) * np.cos(
             wave * angle + rng.uniform(0, 6.3)
         )
-    outline = np.clip(outline, 0.65, 1.35)
-    outline /= np.sqrt(np.mean(outline**2))  # whatever the shape, the area is that of the radius
+    outline = np.clip(outline, 0.65, 1.35).astype(np.float32)
+    outline /= np.sqrt(np.mean(np.square(outline)))  # whatever the shape, the area is that of the radius
     distance = np.sqrt(from_y**2 + from_x**2) - radius * np.minimum(outline, 1.2)
     return cover(distance, max(softness * radius, 3 / size))
 
@@ -215,12 +217,8 @@ def _cysts_and_plugs(
 ) -> tuple[np.ndarray, np.ndarray]:
     cysts = np.zeros((size, size), dtype=np.float32)
     plugs = np.zeros((size, size), dtype=np.float32)
-    number = max(5, round(70 * radius**2))
-    turn = rng.uniform(0, 2 * np.pi)
-    for k in range(number):
-        out = 0.9 * radius * np.sqrt((k + 0.5) / number)
-        angle = turn + k * np.pi * (3 - np.sqrt(5)) + rng.normal(0, 0.15)
-        y, x = centre + out * np.array([np.sin(angle), np.cos(angle)])
+    number = max(8, round(70 * radius**2))
+    for k, (y, x) in enumerate(centre + sunflower(rng, number, 0.9 * radius, 0.012)):
         if k % 5 < 3:
             add_blob(cysts, y, x, rng.uniform(0.035, 0.055), 0.03)
         else:
@@ -287,7 +285,7 @@ def _glare(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """Light thrown back by the dry horny layer: a haze, and glints with the ring of lamps in them."""
     size = len(image)
     y, x = plane(size)
-    image = 0.80 * image + 0.17
+    image = 0.86 * image + 0.12
     shine = np.zeros((size, size), dtype=np.float32)
     turn = rng.uniform(0, 2 * np.pi)
     for k in range(3):

@@ -14,7 +14,9 @@ from osler.phantom.colour import (
     cover,
     plane,
     sensor_noise,
+    streams,
     strokes,
+    sunflower,
     to_bytes,
     value_noise,
 )
@@ -44,7 +46,7 @@ ATTRIBUTES = (
         "severity",
         QuestionType.LESION_GRADING,
         ("Minimal", "Mild", "Moderate", "Severe"),
-        ("How severe is the retinal disease?",),
+        ("What grade is the retinal disease?",),
     ),
     Attribute(
         "vessels",
@@ -59,23 +61,23 @@ PIGMENT = (0.45, 0.8, 1.1)  # melanin of the retinal and choroidal pigment
 _CHOROID = (0.93, 0.47, 0.20)  # what the choroid and sclera send back
 _FIELD = 0.97  # radius of the camera's round field
 
-_CALIBRE = {"Normal": 1.0, "Narrowed": 0.38, "Dilated": 2.1, "Tortuous": 1.0}
+_CALIBRE = {"Normal": 1.0, "Narrowed": 0.42, "Dilated": 2.1, "Tortuous": 1.0}
 _WAVES = {"Normal": 0.0, "Narrowed": 0.0, "Dilated": 0.0, "Tortuous": 0.052}
 # How many lesions each grade has, of each kind: four steps of about twice the area.
 _NUMBER = {
-    "Drusen": {"Minimal": 4, "Mild": 11, "Moderate": 26, "Severe": 56},
-    "Haemorrhages": {"Minimal": 1, "Mild": 4, "Moderate": 8, "Severe": 16},
-    "Cotton-wool spots": {"Minimal": 1, "Mild": 3, "Moderate": 6, "Severe": 11},
-    "Laser scars": {"Minimal": 2, "Mild": 5, "Moderate": 11, "Severe": 21},
+    "Drusen": {"Minimal": 6, "Mild": 14, "Moderate": 29, "Severe": 56},
+    "Haemorrhages": {"Minimal": 2, "Mild": 5, "Moderate": 9, "Severe": 16},
+    "Cotton-wool spots": {"Minimal": 2, "Mild": 4, "Moderate": 7, "Severe": 12},
+    "Laser scars": {"Minimal": 3, "Mild": 6, "Moderate": 12, "Severe": 21},
 }
 # Centre and half axes (y, x) of each region in a right-sided frame: fovea left, disc right.
 _DISC = np.array([0.0, 0.30])
 _FOVEA = np.array([0.06, -0.36])
 _REGION = {
     "Macula": (_FOVEA, np.array([0.34, 0.36])),
-    "Superior retina": (np.array([-0.68, -0.08]), np.array([0.21, 0.50])),
-    "Inferior retina": (np.array([0.70, -0.08]), np.array([0.21, 0.50])),
-    "Nasal retina": (np.array([0.02, 0.70]), np.array([0.46, 0.20])),
+    "Superior retina": (np.array([-0.67, -0.08]), np.array([0.20, 0.48])),
+    "Inferior retina": (np.array([0.67, -0.08]), np.array([0.20, 0.48])),
+    "Nasal retina": (np.array([0.0, 0.69]), np.array([0.44, 0.19])),
 }
 
 
@@ -101,34 +103,40 @@ def render(scene: Scene, size: int) -> np.ndarray:
     One retina (vessel tree, disc, macula, lesions) is laid out, then seen in one of four ways: by
     what it reflects of white or green light, by fluorescein in its vessels, or by its own lipofuscin.
     """
-    rng = np.random.default_rng(scene.nuisance_seed)
-    left_eye = bool(rng.integers(2))
-    shift = rng.uniform(-0.03, 0.03, 2)
-    retina = _retina(rng, size, shift, scene.values)
+    eye, tree, spots, camera, sensor = streams(scene.nuisance_seed, 5)
+    left_eye = bool(eye.integers(2))
+    shift = eye.uniform(-0.03, 0.03, 2)
+    vessels = _vessels(tree, size, shift, scene.values["vessels"])
+    lesions = _lesions(spots, size, shift, scene.values)
+    retina = _retina(eye, size, shift, vessels, lesions)
     view = {
         "Colour photograph": _colour,
         "Red-free photograph": _red_free,
         "Fluorescein angiogram": _angiogram,
         "Autofluorescence": _autofluorescence,
     }[scene.values["technique"]]
-    image = view(rng, retina)
+    image = view(camera, retina)
     y, x = plane(size)
-    towards = rng.uniform(-0.25, 0.25, 2)
-    light = 1.08 - 0.42 * ((y - np.float32(towards[0])) ** 2 + (x - np.float32(towards[1])) ** 2)
+    towards = eye.uniform(-0.25, 0.25, 2)
+    light = 1.06 - 0.30 * ((y - np.float32(towards[0])) ** 2 + (x - np.float32(towards[1])) ** 2)
     field = cover(np.hypot(y, x) - _FIELD, 0.03)
-    image = sensor_noise(rng, image * light[..., None], 0.014) * field[..., None]
+    image = sensor_noise(sensor, image * light[..., None], 0.014) * field[..., None]
     return to_bytes(image[:, ::-1] if left_eye else image)
 
 
-def _retina(rng: np.random.Generator, size: int, shift: np.ndarray, values: Mapping[str, str]) -> _Retina:
+def _retina(
+    rng: np.random.Generator,
+    size: int,
+    shift: np.ndarray,
+    vessels: np.ndarray,
+    lesions: Mapping[str, np.ndarray],
+) -> _Retina:
     y, x = plane(size)
     disc_y, disc_x = _DISC + shift
     fovea_y, fovea_x = _FOVEA + shift
     from_disc = np.hypot((y - np.float32(disc_y)) * np.float32(0.9), x - np.float32(disc_x))
     from_fovea = np.hypot(y - np.float32(fovea_y), x - np.float32(fovea_x))
     radius = rng.uniform(0.14, 0.165)
-    vessels = _vessels(rng, size, shift, values["vessels"])
-    lesions = _lesions(rng, size, shift, values)
     texture = 0.6 * value_noise(rng, size, 9) + 0.4 * value_noise(rng, size, 28)
     return _Retina(
         vessels=vessels,
@@ -204,12 +212,8 @@ def _places(rng: np.random.Generator, shift: np.ndarray, values: Mapping[str, st
     numbers = _NUMBER[values["disease"]]
     number, most = numbers[values["severity"]], numbers["Severe"]
     centre, axes = _REGION[values["region"]]
-    k = np.arange(number) + 0.5
-    angle = np.arange(number) * np.pi * (3 - np.sqrt(5)) + rng.uniform(0, 2 * np.pi)
-    out = np.sqrt(k / most)
-    spread = np.stack([out * np.sin(angle), out * np.cos(angle)], axis=1)
-    jitter = rng.normal(0, 0.25 / np.sqrt(most), (number, 2))
-    return centre + shift + (spread + jitter) * axes
+    spread = sunflower(rng, most, 1.0, 0.25 / np.sqrt(most))[:number]
+    return centre + shift + spread * axes
 
 
 def _lesions(
@@ -268,11 +272,11 @@ def _red_free(rng: np.random.Generator, retina: _Retina) -> np.ndarray:
 def _angiogram(rng: np.random.Generator, retina: _Retina) -> np.ndarray:
     """Late-phase fluorescein: vessels bright, leaking and staining lesions bright, blood blocks."""
     flush = 0.31 + 0.04 * retina.texture - 0.20 * retina.macula
-    glow = np.maximum(flush, 0.95 * retina.vessels)
+    glow = np.maximum(flush, 0.80 * retina.vessels)
     glow = np.maximum(glow, 0.45 * retina.disc)
-    glow = np.maximum(glow, 0.92 * retina.drusen)
-    glow = np.maximum(glow, 0.88 * retina.scar)
-    glow = np.maximum(glow, 0.85 * retina.cotton)
+    glow = np.maximum(glow, 1.05 * retina.drusen)
+    glow = np.maximum(glow, 0.95 * retina.scar)
+    glow = np.maximum(glow, 0.95 * retina.cotton)
     glow = glow * (1 - 0.95 * retina.bleeding) * (1 - 0.93 * retina.scar_centre)
     return _grey(glow * rng.uniform(0.92, 1.08))
 

@@ -14,6 +14,7 @@ from osler.phantom.colour import (
     cover,
     plane,
     polygon,
+    streams,
     to_bytes,
     value_noise,
     window,
@@ -44,7 +45,7 @@ ATTRIBUTES = (
         "severity",
         QuestionType.LESION_GRADING,
         ("Minimal", "Mild", "Moderate", "Severe"),
-        ("How severe is the macular disease?",),
+        ("What grade is the macular disease?",),
     ),
     Attribute(
         "course",
@@ -98,20 +99,20 @@ def render(scene: Scene, size: int) -> np.ndarray:
     Layer borders are laid out per column, depth becomes reflectivity, vessels throw shadows, and each
     technique adds its own resolution, penetration, speckle and colours.
     """
-    rng = np.random.default_rng(scene.nuisance_seed)
+    anatomy, tissue, scanner, pointer = streams(scene.nuisance_seed, 4)
     values = scene.values
-    section = _section(rng, size, values)
+    section = _section(anatomy, size, values)
     technique = values["technique"]
-    level = _reflectivity(rng, size, section, swept=technique == "Swept-source")
-    side = float(rng.choice((-1.0, 1.0)))
+    level = _reflectivity(tissue, size, section, swept=technique == "Swept-source")
+    side = float(pointer.choice((-1.0, 1.0)))
     if technique == "Time-domain":
-        image = _time_domain(rng, level)
+        image = _time_domain(scanner, level)
     else:
-        grain = np.log(rng.standard_gamma(4.0, (size, size), dtype=np.float32) / 4 + np.float32(1e-3))
+        grain = np.log(scanner.standard_gamma(4.0, (size, size), dtype=np.float32) / 4 + np.float32(1e-3))
         shown = np.clip(level + np.float32(0.20) * np.sqrt(np.clip(level, 0.01, 1)) * grain, 0, 1)
-        image = np.repeat((shown * rng.uniform(0.92, 1.05))[..., None], 3, axis=2)
+        image = np.repeat((shown * scanner.uniform(0.92, 1.05))[..., None], 3, axis=2)
         if technique == "Flow angiography":
-            image = _flow(rng, image, section)
+            image = _flow(scanner, image, section)
     return to_bytes(blend(image, _ARROW, _arrow(size, section, values["layer"], side)))
 
 
