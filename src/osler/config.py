@@ -267,6 +267,6 @@ def _coerce(hint: Any, value: Any, where: str, key: str) -> Any:
         return {str(k): _coerce(inner, v, where, f"{key}.{k}") for k, v in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if hint is not bool and isinstance(value, bool) or not isinstance(value, hint):
+    if (hint is not bool and isinstance(value, bool)) or not isinstance(value, hint):
         raise BadInput(f"{where}: {key} = {value!r} must be of type {hint.__name__}")
     return value

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -37,7 +37,7 @@ class Layout(Protocol):
 
 
 def layout_attention(
-    module: nn.Module,
+    module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -154,7 +154,7 @@ class DecodeLayout:
         self.grid_width = int(counts_B.max())
         self.place_N = rows_prompt_N * self.grid_width + rank_N  # row -> flat grid position
         in_order = torch.arange(N, device=order_N.device)
-        self.is_full_grid = N == B * self.grid_width and bool((self.place_N == in_order).all())
+        self.is_full_grid = B * self.grid_width == N and bool((self.place_N == in_order).all())
         width = next(iter(self.prompt_keys.values())).shape[2]
         dtype = next(iter(self.prompt_keys.values())).dtype
         bias_B = _padding_bias(self.prompt_lengths_B, width, dtype)
@@ -193,7 +193,7 @@ class DecodeLayout:
 
     def _to_grid(self, x_NKQX: Tensor) -> Tensor:
         """[N, K, Q, X] -> [B, K, R * Q, X]."""
-        N, K, Q, X = x_NKQX.shape
+        _, K, Q, X = x_NKQX.shape
         B, R = self.prompt_lengths_B.shape[0], self.grid_width
         if not self.is_full_grid:
             grid = x_NKQX.new_zeros(B * R, K, Q, X)

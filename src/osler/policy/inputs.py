@@ -105,3 +105,18 @@ def collate(prompts: Sequence[PromptInputs], pad_id: int, device: Any = "cpu") -
         image_grid_thw=torch.tensor([i.grid_thw for i in images], device=device) if images else None,
         image_order=tuple(order),
     )
+
+
+def pad_completions(
+    rows_BG: Sequence[Sequence[Sequence[int]]], pad_id: int, device: Any
+) -> tuple[Tensor, Tensor]:
+    """Token ids [B, G, T] padded on the right, and the bool mask of real tokens."""
+    B, G = len(rows_BG), len(rows_BG[0])
+    width = max(len(ids) for rows in rows_BG for ids in rows)
+    ids_BGT = torch.full((B, G, width), pad_id, dtype=torch.long)
+    mask_BGT = torch.zeros((B, G, width), dtype=torch.bool)
+    for b, rows in enumerate(rows_BG):
+        for g, ids in enumerate(rows):
+            ids_BGT[b, g, : len(ids)] = torch.tensor(ids)
+            mask_BGT[b, g, : len(ids)] = True
+    return ids_BGT.to(device), mask_BGT.to(device)

@@ -188,9 +188,10 @@ def load_policy(
             size={"shortest_edge": min_pixels, "longest_edge": max_pixels},
             **hub,
         )
-        model, info = AutoModelForImageTextToText.from_pretrained(
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
             source, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **hub
         )
+        model, info = loaded
     except (OSError, ValueError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise BadInput(f"model {path}: cannot be loaded: {first_line}") from error
@@ -228,7 +229,9 @@ def _load_adapter(path: str, folder: Path, precision: str, *rest: Any) -> Policy
     )
     merged = PeftModel.from_pretrained(policy.model, str(folder)).merge_and_unload()
     use_layout_attention(merged)
-    return Policy(merged, policy.tokenizer, policy.image_processor, path, folder, mask_placeholders, precision)
+    return Policy(
+        merged, policy.tokenizer, policy.image_processor, path, folder, mask_placeholders, precision
+    )
 
 
 def model_digest(folder: Path) -> str:

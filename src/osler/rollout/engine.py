@@ -46,17 +46,22 @@ def complete(
     sampling: Sampling,
     *,
     group_size: int = 1,
-    step: int = 0,
+    step: int | Sequence[int] = 0,
     progress: Progress | None = None,
     rows_in_flight: int = ROWS_IN_FLIGHT,
 ) -> list[tuple[Completion, ...]]:
-    """`group_size` completions for every question, in the order given."""
+    """`group_size` completions for every question, in the order given.
+
+    `step` keys the random streams; one number for all questions, or one for each.
+    """
     per_batch = max(1, rows_in_flight // group_size)
+    steps = [step] * len(questions) if isinstance(step, int) else step
+    keys = [(s, q.id) for s, q in zip(steps, questions, strict=True)]
     results: list[tuple[Completion, ...]] = []
     for start in range(0, len(questions), per_batch):
         part = questions[start : start + per_batch]
         prompts = [policy.prompt_inputs(q, template) for q in part]
-        tokens, logprobs = generate(policy, prompts, [q.id for q in part], sampling, group_size, step)
+        tokens, logprobs = generate(policy, prompts, keys[start : start + per_batch], sampling, group_size)
         for first in range(0, len(tokens), group_size):
             rows = range(first, first + group_size)
             results.append(tuple(_completion(policy, tokens[r], logprobs[r]) for r in rows))
@@ -80,13 +85,15 @@ def _completion(policy: Policy, tokens: list[int], logprobs: list[float]) -> Com
 def generate(
     policy: Policy,
     prompts: Sequence[PromptInputs],
-    sample_ids: Sequence[str],
+    keys: Sequence[tuple[int, str]],
     sampling: Sampling,
     group_size: int,
-    step: int,
 ) -> tuple[list[list[int]], list[list[float]]]:
     """Token ids and their log-probabilities (nats, under the sampling distribution), `group_size` rows
-    per prompt, rows of a prompt next to each other. The end token is included where one was drawn."""
+    per prompt, rows of a prompt next to each other. The end token is included where one was drawn.
+
+    `keys` are (step, question id) of each prompt: what its random stream depends on, with the seed.
+    """
     was_training = policy.model.training
     policy.model.eval()
     device, precision = policy.device, policy.precision
@@ -97,7 +104,7 @@ def generate(
         rows = _Rows(
             origin_N=torch.arange(len(rows_prompt), device=device),
             positions_N=batch.next_position_B[rows_prompt],
-            uniforms_NT=_uniforms(sample_ids, sampling, group_size, step, device),
+            uniforms_NT=_uniforms(keys, sampling, group_size, device),
         )
         layout = DecodeLayout(cache, rows_prompt, sampling.max_completion_tokens)
         del cache
@@ -107,14 +114,14 @@ def generate(
 
 
 def _uniforms(
-    sample_ids: Sequence[str], sampling: Sampling, group_size: int, step: int, device: torch.device
+    keys: Sequence[tuple[int, str]], sampling: Sampling, group_size: int, device: torch.device
 ) -> Tensor | None:
     if sampling.temperature == 0:
         return None
     count = sampling.max_completion_tokens
     streams = [
-        uniforms(sampling.seed, step, sample_id, index, count)
-        for sample_id in sample_ids
+        uniforms(sampling.seed, step, question_id, index, count)
+        for step, question_id in keys
         for index in range(group_size)
     ]
     return torch.from_numpy(np.stack(streams)).to(device)

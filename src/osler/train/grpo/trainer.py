@@ -1,0 +1,249 @@
+"""One GRPO step: rollout, reward, advantage, reference, loss.
+
+A rollout batch of `questions_per_step * steps_per_rollout` questions is sampled from the current weights
+and feeds the following optimizer steps. Where one rollout batch feeds one step, the old log-probabilities
+are those of the step itself and no pass is spent on them.
+
+Shapes: B questions, G rollouts of each, N = B * G, T completion tokens (padded).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from osler.answers import extract_answer
+from osler.config import TrainConfig
+from osler.policy.forward import PolicyForward
+from osler.policy.inputs import PromptBatch, collate, pad_completions
+from osler.prompts import Template
+from osler.records import Completion, Question, Rollout, RolloutGroup
+from osler.rewards import Rubric
+from osler.rollout.engine import complete
+from osler.rollout.sampling import Sampling
+from osler.runtime import World
+from osler.train.grpo.advantage import group_advantages
+from osler.train.grpo.buffer import PendingGroup, pending_from_json, pending_to_json
+from osler.train.grpo.loss import Denominators, grpo_loss
+from osler.train.grpo.metrics import GroupStats, LossSums, group_metrics, log_record
+from osler.train.loop import Clock, Learner, StepReport
+from osler.train.schedule import num_slots, plan_steps, slot_indices
+
+
+class GrpoMethod:
+    """Implements `train.loop.Method`."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        world: World,
+        learner: Learner,
+        questions: Sequence[Question],
+        template: Template,
+        rubric: Rubric,
+        reference: Any = None,
+    ) -> None:
+        self.config, self.grpo, self.world, self.learner = config, config.grpo, world, learner
+        self.questions, self.template, self.rubric = questions, template, rubric
+        slots = num_slots(len(questions), self.grpo.questions_per_step, self.grpo.epochs)
+        plan = plan_steps(slots, self.grpo.steps_per_rollout, self.grpo.updates_per_rollout)
+        self.plan = plan[: self.grpo.max_steps] if self.grpo.max_steps else plan
+        self.num_steps = len(self.plan)
+        processor = learner.policy.logits_processor(self.grpo.temperature)
+        precision = config.model.precision
+        self.forward = PolicyForward(learner.policy.model, processor, precision)
+        self.reference = None
+        if self.grpo.kl_coef > 0:
+            # An adapter switched off is the start of training, because a loaded adapter was merged.
+            model = learner.policy.model if learner.adapter is not None else reference
+            if model is None:
+                raise ValueError("kl_coef > 0 without an adapter needs a frozen reference model")
+            self.reference = PolicyForward(model, processor, precision)
+        self.buffer: list[PendingGroup] = []  # this process's groups of the current rollout batch
+        self.buffer_rollout = -1
+
+    @property
+    def on_policy(self) -> bool:
+        return self._cycle == 1
+
+    # ---- one step -------------------------------------------------------------------------------
+
+    def fill_gradients(self, step: int, clock: Clock) -> StepReport:
+        planned = self.plan[step]
+        if planned.rollout != self.buffer_rollout:
+            self._roll_out(planned.rollout, clock)
+        mine = [p for p in self.buffer if p.slot == planned.slot]
+        trained = [p for p in mine if self._teaches(p.group)]
+        over = self._denominators(mine)
+        sums = LossSums()
+        for batch in self._microbatches(trained):
+            self._accumulate(batch, over, sums, clock)
+        first_use = all(p.slot != planned.slot for p in self.plan[max(0, step - self._cycle) : step])
+        return self._report([p.group for p in mine], sums, log_rollouts=first_use)
+
+    def _roll_out(self, rollout: int, clock: Clock) -> None:
+        slots = sorted({p.slot for p in self.plan if p.rollout == rollout})
+        asked = [
+            (slot, self.questions[i])
+            for slot in slots
+            for i in slot_indices(slot, len(self.questions), self.grpo.questions_per_step, self.config.seed)
+        ]
+        mine = self.world.share(asked)
+        with clock.part("rollout"):
+            sampling = Sampling(self.grpo.max_completion_tokens, self.grpo.temperature, self.config.seed)
+            completions = complete(
+                self.learner.policy,
+                [q for _, q in mine],
+                self.template,
+                sampling,
+                group_size=self.grpo.group_size,
+                step=[slot for slot, _ in mine],
+            )
+        with clock.part("reward"):
+            groups = [self._score(q, group) for (_, q), group in zip(mine, completions, strict=True)]
+        slots_of_mine = [slot for slot, _ in mine]
+        self.buffer = [PendingGroup(*pair, None) for pair in zip(slots_of_mine, groups, strict=True)]
+        self.buffer_rollout = rollout
+        if not self.on_policy:
+            with clock.part("reference"):
+                self._keep_old_logprobs()
+
+    def _score(self, question: Question, completions: Sequence[Completion]) -> RolloutGroup:
+        read = [extract_answer(c.text, question.choices) for c in completions]
+        rewards = [
+            self.rubric.score(c, e, question, self.template) for c, e in zip(completions, read, strict=True)
+        ]
+        totals = torch.tensor([[r.total for r in rewards]], dtype=torch.float64)
+        advantages = group_advantages(totals, self.grpo.normalize_std)[0].tolist()
+        rollouts = tuple(
+            Rollout(completion=c, extraction=e, reward=r, advantage=a)
+            for c, e, r, a in zip(completions, read, rewards, advantages, strict=True)
+        )
+        return RolloutGroup(question=question, rollouts=rollouts)
+
+    def _keep_old_logprobs(self) -> None:
+        kept: list[PendingGroup] = []
+        for batch in self._microbatches(self.buffer):
+            inputs, ids, mask = self._tensors(batch)
+            with torch.no_grad():
+                logprobs, _ = self.forward(inputs, ids, mask)
+            for pending, rows in zip(batch, logprobs.tolist(), strict=True):
+                lengths = [len(r.completion.token_ids) for r in pending.group.rollouts]
+                old = tuple(tuple(row[:n]) for row, n in zip(rows, lengths, strict=True))
+                kept.append(replace(pending, old_logprobs=old))
+        self.buffer = kept
+
+    # ---- loss -----------------------------------------------------------------------------------
+
+    def _teaches(self, group: RolloutGroup) -> bool:
+        """A zero-variance group has no policy gradient; with a KL term it still has that one."""
+        return self.grpo.kl_coef > 0 or any(r.advantage != 0 for r in group.rollouts)
+
+    def _trained_tokens(self, rollout: Rollout) -> int:
+        masked = self.grpo.mask_truncated and rollout.completion.truncated
+        return 0 if masked else len(rollout.completion.token_ids)
+
+    def _denominators(self, mine: Sequence[PendingGroup]) -> Denominators:
+        """Counts over the whole step, zero-variance groups and masked completions included as rollouts."""
+        rollouts = [r for p in mine for r in p.group.rollouts]
+        counts = self.world.gather((len(rollouts), sum(self._trained_tokens(r) for r in rollouts)))
+        return Denominators(
+            num_rollouts=sum(n for n, _ in counts),
+            num_tokens=sum(t for _, t in counts),
+            max_completion_tokens=self.grpo.max_completion_tokens,
+        )
+
+    @property
+    def _cycle(self) -> int:
+        """Optimizer steps fed by one rollout batch."""
+        return self.grpo.steps_per_rollout * self.grpo.updates_per_rollout
+
+    def _microbatches(self, groups: Sequence[PendingGroup]) -> Iterator[list[PendingGroup]]:
+        size = self.grpo.microbatch_questions
+        for start in range(0, len(groups), size):
+            yield list(groups[start : start + size])
+
+    def _tensors(self, batch: Sequence[PendingGroup]) -> tuple[PromptBatch, Tensor, Tensor]:
+        policy = self.learner.policy
+        prompts = [policy.prompt_inputs(p.group.question, self.template) for p in batch]
+        rows = [[r.completion.token_ids for r in p.group.rollouts] for p in batch]
+        ids, mask = pad_completions(rows, policy.pad_id, policy.device)
+        return collate(prompts, policy.pad_id, policy.device), ids, mask
+
+    def _accumulate(
+        self, batch: Sequence[PendingGroup], over: Denominators, sums: LossSums, clock: Clock
+    ) -> None:
+        with clock.part("data"):
+            inputs, ids_BGT, mask_BGT = self._tensors(batch)
+        ref_NT = None
+        if self.reference is not None:
+            with clock.part("reference"), torch.no_grad(), self._reference_weights():
+                ref_NT = self.reference(inputs, ids_BGT, mask_BGT)[0].flatten(0, 1)
+        with clock.part("loss"):
+            logprobs_BGT, entropy_BGT = self.forward(inputs, ids_BGT, mask_BGT)
+            logprobs_NT = logprobs_BGT.flatten(0, 1)
+            rollouts = [r for p in batch for r in p.group.rollouts]
+            trained_N = torch.tensor([self._trained_tokens(r) > 0 for r in rollouts], device=ids_BGT.device)
+            mask_NT = (mask_BGT.flatten(0, 1) & trained_N[:, None]).float()
+            terms = grpo_loss(
+                logprobs_NT,
+                self._old_logprobs(batch, logprobs_NT),
+                torch.tensor([r.advantage for r in rollouts], dtype=torch.float32, device=ids_BGT.device),
+                mask_NT,
+                clip_low=self.grpo.clip_low,
+                clip_high=self.grpo.clip_high,
+                aggregation=self.grpo.loss_aggregation,
+                over=over,
+                kl_coef=self.grpo.kl_coef,
+                kl_estimator=self.grpo.kl_estimator,
+                ref_logprobs_NT=ref_NT,
+            )
+            terms.loss.backward()
+            sums.add(terms, (entropy_BGT.flatten(0, 1) * mask_NT).sum(), mask_NT.sum())
+
+    def _old_logprobs(self, batch: Sequence[PendingGroup], logprobs_NT: Tensor) -> Tensor:
+        if self.on_policy:
+            return logprobs_NT.detach()
+        old_NT = torch.zeros_like(logprobs_NT)
+        rows = [row for p in batch for row in (p.old_logprobs or ())]
+        for n, row in enumerate(rows):
+            old_NT[n, : len(row)] = torch.tensor(row)
+        return old_NT
+
+    @contextmanager
+    def _reference_weights(self) -> Iterator[None]:
+        if self.learner.adapter is None:
+            yield
+        else:
+            with self.learner.adapter.disable_adapter():
+                yield
+
+    # ---- log and resume -------------------------------------------------------------------------
+
+    def _report(self, groups: Sequence[RolloutGroup], sums: LossSums, log_rollouts: bool) -> StepReport:
+        """Metrics over all processes; rollout records in the order of the questions."""
+        stats = self.world.merge([GroupStats.of(g) for g in groups])
+        total = LossSums()
+        for part in self.world.gather(sums):
+            total.merge(part)
+        records = self.world.merge([log_record(g) for g in groups]) if log_rollouts else []
+        return StepReport(
+            metrics={**group_metrics(stats), **total.metrics()},
+            question_visits=len(stats),
+            tokens=sum(s.tokens for s in stats),
+            rollouts=records,
+        )
+
+    def pending(self) -> dict[str, Any]:
+        groups = self.world.merge([pending_to_json(p) for p in self.buffer])
+        return {"rollout": self.buffer_rollout, "groups": [] if self.on_policy else groups}
+
+    def restore(self, pending: Mapping[str, Any]) -> None:
+        by_id = {q.id: q for q in self.questions}
+        self.buffer_rollout = int(pending["rollout"])
+        self.buffer = self.world.share([pending_from_json(g, by_id) for g in pending["groups"]])

@@ -1,0 +1,356 @@
+"""The loop that GRPO and SFT share: steps, validation, checkpoints, logs, signals.
+
+A method fills the gradients of one step; everything else happens here. A run can be stopped at any step
+and goes on as if it had never been: question order and samples are functions of (seed, step), and the
+checkpoint holds weights, optimizer moments and whatever rollouts are still to be used.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
+
+from osler import checkpoint as checkpoints
+from osler.answers import extract_answer
+from osler.config import TrainConfig, to_json
+from osler.errors import BadInput
+from osler.optim import build_optimizer, clip_gradients, learning_rate
+from osler.policy.load import Policy, load_policy
+from osler.prompts import Template
+from osler.records import Question
+from osler.rollout.engine import complete
+from osler.rollout.sampling import Sampling
+from osler.runtime import SignalWatch, Stop, World
+from osler.tracking import JsonLines, check_metric_names
+
+LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+
+
+class Clock:
+    """Seconds spent in each named part of a step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[f"time/{name}"] = self.seconds.get(f"time/{name}", 0.0) + time.perf_counter() - start
+
+
+@dataclass
+class StepReport:
+    """What one step did, before the optimizer: metrics of the whole step, and log records."""
+
+    metrics: dict[str, float]
+    question_visits: int
+    tokens: int
+    rollouts: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Method(Protocol):
+    """GRPO or SFT: fills gradients, and can hand over what is pending between two steps."""
+
+    num_steps: int
+
+    def fill_gradients(self, step: int, clock: Clock) -> StepReport:
+        """Add this process's share of the step's gradient to `.grad`."""
+        ...
+
+    def pending(self) -> dict[str, Any]:
+        """JSON of what later steps still need from earlier ones."""
+        ...
+
+    def restore(self, pending: Mapping[str, Any]) -> None: ...
+
+
+@dataclass
+class Learner:
+    """A policy being trained: what trains, its adapter if any, its optimizer."""
+
+    policy: Policy
+    adapter: Any  # PeftModel or None
+    named_parameters: dict[str, nn.Parameter]
+    optimizer: torch.optim.Optimizer
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        return list(self.named_parameters.values())
+
+
+def build_learner(config: TrainConfig, world: World, resumed: checkpoints.Restored | None) -> Learner:
+    """Load the policy (from the checkpoint where resuming), choose what trains, build the optimizer."""
+    model = config.model
+    from_checkpoint = resumed is not None and not model.lora_rank
+    policy = load_policy(
+        str(resumed.folder) if from_checkpoint and resumed else model.path,
+        revision="" if from_checkpoint else model.revision,
+        precision=model.precision,
+        min_pixels=model.min_pixels,
+        max_pixels=model.max_pixels,
+        mask_placeholders=model.mask_placeholders,
+        device=world.device,
+    )
+    adapter = None
+    if model.lora_rank:
+        adapter = _add_lora(policy, config)
+        if resumed is not None:
+            checkpoints.restore_adapter(resumed.folder, adapter)
+    elif model.freeze_vision_tower:
+        policy.model.model.visual.requires_grad_(False)
+    if model.gradient_checkpointing:
+        policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+        policy.model.train()  # stock modules recompute only in training mode; nothing here uses dropout
+    named = {n: p for n, p in policy.model.named_parameters() if p.requires_grad}
+    optimizer = build_optimizer(named.values(), config.optim)
+    if resumed is not None:
+        checkpoints.restore_optimizer(resumed.folder, optimizer, named)
+    return Learner(policy, adapter, named, optimizer)
+
+
+def _add_lora(policy: Policy, config: TrainConfig) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(config.seed)  # the adapter's random half is part of the run
+    lora = LoraConfig(
+        r=config.model.lora_rank,
+        lora_alpha=config.model.lora_alpha,  # type: ignore[arg-type]  # any number works
+        target_modules=LORA_TARGETS,
+        lora_dropout=0.0,
+    )
+    return get_peft_model(policy.model, lora)
+
+
+def frozen_copy(policy: Policy) -> Any:
+    """The model as it is now, without gradients: the reference of full fine-tuning."""
+    return copy.deepcopy(policy.model).requires_grad_(False).eval()
+
+
+@dataclass(frozen=True)
+class ValidationSet:
+    name: str
+    questions: tuple[Question, ...]
+
+
+class TrainingLoop:
+    """Runs a method to its last step in a run folder."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        run: Path,
+        world: World,
+        learner: Learner,
+        method: Method,
+        template: Template,
+        validation: Sequence[ValidationSet] = (),
+        resumed: checkpoints.Restored | None = None,
+    ) -> None:
+        self.config, self.run, self.world = config, run, world
+        self.learner, self.method, self.template = learner, method, template
+        self.validation = validation
+        self.console = Console(stderr=True, quiet=not world.is_main)
+        self.metrics_log = JsonLines(run / "metrics.jsonl")
+        self.rollouts_log = JsonLines(run / "rollouts.jsonl")
+        state = resumed.trainer if resumed is not None else {}
+        self.step: int = state.get("step", 0)
+        self.visits: int = state.get("question_visits", 0)
+        self.best: dict[str, Any] | None = state.get("best")
+        self.validated_at: int = state.get("validated_at", 0)  # question visits
+        if resumed is not None:
+            method.restore(state["pending"])
+        if world.is_main:
+            self._forget_the_future()
+
+    def _forget_the_future(self) -> None:
+        for log in (self.metrics_log, self.rollouts_log):
+            dropped = log.truncate(lambda record: 0 < self.step >= record["step"])
+            if dropped:
+                self.console.print(f"{log.path.name}: {dropped} records after step {self.step} dropped")
+
+    def train(self) -> dict[str, Any]:
+        """Run to the end; returns the summary. Raises Stop after saving where a signal asked for it."""
+        total = self.method.num_steps
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[shown]}"),
+        )
+        with SignalWatch() as signals, Progress(*columns, console=self.console) as progress:
+            bar = progress.add_task(self.config.method, total=total, completed=self.step, shown="")
+            if self.step == 0:
+                self._validate(force=True)
+            while self.step < total:
+                metrics = self._one_step()
+                progress.update(bar, completed=self.step, shown=_shown(metrics))
+                validated = self._validate(force=self.step == total)
+                asked = [s for s in self.world.gather(signals.received) if s is not None]
+                due = self.step % self.config.checkpoint_every_steps == 0 or self.step == total
+                if due or asked or validated:
+                    self._save()
+                if asked and self.step < total:
+                    raise Stop(asked[0])
+        return self._summary()
+
+    def _one_step(self) -> dict[str, float]:
+        start = time.perf_counter()
+        clock = Clock()
+        optimizer, parameters = self.learner.optimizer, self.learner.parameters
+        optimizer.zero_grad(set_to_none=True)
+        report = self.method.fill_gradients(self.step, clock)
+        with clock.part("optimizer"):
+            self.world.sum_gradients(parameters)
+            norm = float(clip_gradients(parameters, self.config.optim.max_grad_norm))
+            if not torch.isfinite(torch.tensor(norm)):
+                raise RuntimeError(
+                    f"step {self.step + 1}: gradient norm is {norm}; nothing of this step was applied. "
+                    "Lower optim.lr or look at rollouts.jsonl of the steps before"
+                )
+            lr = learning_rate(self.step, self.method.num_steps, self.config.optim)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            optimizer.step()
+        self.step += 1
+        self.visits += report.question_visits
+        seconds = time.perf_counter() - start
+        metrics = {
+            **report.metrics,
+            **clock.seconds,
+            "optim/lr": lr,
+            "optim/grad_norm": norm,
+            "progress/questions": float(self.visits),
+            "time/step": seconds,
+            "throughput/tokens_per_second": report.tokens / seconds,
+            "memory/peak_bytes": float(_peak_bytes()),
+        }
+        self._log(metrics)
+        if self.world.is_main and self.config.log_rollouts:
+            for record in report.rollouts:
+                self.rollouts_log.append({"step": self.step, **record})
+        return metrics
+
+    def _log(self, metrics: Mapping[str, float]) -> None:
+        check_metric_names(metrics)
+        if self.world.is_main:
+            self.metrics_log.append({"step": self.step, **metrics})
+
+    def _validate(self, force: bool) -> bool:
+        """Validate where due by question count; the first set's accuracy decides the best checkpoint.
+
+        A later checkpoint replaces the best only where it is strictly better.
+        """
+        every = self.config.validation.every_questions
+        if not self.validation or not every:
+            return False
+        if not force and self.visits // every == self.validated_at // every:
+            return False
+        metrics: dict[str, float] = {"progress/questions": float(self.visits)}
+        for one in self.validation:
+            accuracy, parse_rate = self._accuracy(one)
+            metrics[f"eval/accuracy/{one.name}"] = accuracy
+            metrics[f"eval/parse_rate/{one.name}"] = parse_rate
+        self._log(metrics)
+        self.validated_at = self.visits
+        accuracy = metrics[f"eval/accuracy/{self.validation[0].name}"]
+        if self.step > 0 and (self.best is None or accuracy > self.best["accuracy"]):
+            self.best = {"step": self.step, "accuracy": accuracy, "set": self.validation[0].name}
+        return self.step > 0
+
+    def _accuracy(self, one: ValidationSet) -> tuple[float, float]:
+        """Greedy accuracy (unparsed counts as wrong) and parse rate."""
+        limit = self.config.grpo.max_completion_tokens
+        mine = self.world.share(one.questions)
+        completions = complete(self.learner.policy, mine, self.template, Sampling(limit)) if mine else []
+        read = [
+            extract_answer(group[0].text, question.choices).index
+            for question, group in zip(mine, completions, strict=True)
+        ]
+        scored = [(i is not None, i == q.answer_index) for i, q in zip(read, mine, strict=True)]
+        everyone = [pair for part in self.world.gather(scored) for pair in part]
+        parsed = sum(p for p, _ in everyone) / len(everyone)
+        return sum(c for _, c in everyone) / len(everyone), parsed
+
+    def _save(self) -> None:
+        pending = self.method.pending()  # collective: every process takes part
+        if self.world.is_main:
+            trainer = {
+                "step": self.step,
+                "question_visits": self.visits,
+                "best": self.best,
+                "validated_at": self.validated_at,
+                "pending": pending,
+                "config": to_json(self.config),
+            }
+            checkpoints.save_checkpoint(
+                self.run,
+                self.step,
+                self.learner.policy,
+                self.learner.optimizer,
+                self.learner.named_parameters,
+                trainer,
+                self.learner.adapter,
+            )
+            protected = None if self.best is None else int(self.best["step"])
+            checkpoints.remove_old(self.run, self.config.keep_checkpoints, protected)
+        self.world.barrier()
+
+    def _summary(self) -> dict[str, Any]:
+        summary = {
+            "kind": "train",
+            "method": self.config.method,
+            "template": self.config.template,
+            "steps": self.step,
+            "question_visits": self.visits,
+            "final_checkpoint": f"checkpoints/step_{self.step:06d}",
+            "best": self.best,
+            "best_rule": "highest accuracy on the first validation set; the earlier step where equal",
+        }
+        if self.world.is_main:
+            (self.run / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+        return summary
+
+
+def _shown(metrics: Mapping[str, float]) -> str:
+    names = ("reward/total", "reward/accuracy", "loss/total", "completion/length_mean")
+    return "  ".join(f"{n.split('/')[1]} {metrics[n]:.3f}" for n in names if n in metrics)
+
+
+def _peak_bytes() -> int:
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def check_resumable(run: Path, config: TrainConfig) -> None:
+    """A run goes on only under the configuration it was started with. Raises BadInput naming the key."""
+    stored = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    differing = _first_difference(stored, to_json(config), "")
+    if differing:
+        raise BadInput(f"run {run}: --resume with another configuration: {differing}; start a new run")
+
+
+def _first_difference(stored: Any, now: Any, prefix: str) -> str:
+    if isinstance(stored, dict) and isinstance(now, dict):
+        for key in sorted(stored.keys() | now.keys()):
+            found = _first_difference(stored.get(key), now.get(key), f"{prefix}.{key}" if prefix else key)
+            if found:
+                return found
+        return ""
+    return "" if stored == now else f"{prefix} was {stored!r}, is {now!r}"

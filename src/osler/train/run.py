@@ -1,0 +1,252 @@
+"""`osler grpo` and `osler sft`: from a recipe to a finished run folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from osler import checkpoint as checkpoints
+from osler.config import DataConfig, TrainConfig, load_config, to_json
+from osler.data.images import image_digest
+from osler.data.load import load_questions
+from osler.errors import BadInput
+from osler.policy.load import model_digest
+from osler.prompts import get_template
+from osler.records import Question
+from osler.rewards import build_rubric
+from osler.runtime import World, process_world
+from osler.train.grpo.trainer import GrpoMethod
+from osler.train.loop import Learner, TrainingLoop, ValidationSet, build_learner, check_resumable, frozen_copy
+from osler.train.sft import ExamplesAt, SftMethod, answer_examples, baseline_steps
+
+PACKAGES = ("torch", "transformers", "peft", "safetensors", "numpy", "pillow", "scikit-learn")
+
+
+def run_recipe(
+    method: str, recipe: str | Path, out: Path, overrides: Sequence[str] = (), resume: bool = False
+) -> dict[str, Any]:
+    """Train a recipe with `method` ("grpo" or "sft") into the run folder `out`; returns its summary.
+
+    Raises BadInput for a recipe of the other method, bad data, or a folder already in use.
+    """
+    config = load_config(recipe, overrides)
+    if config.method != method:
+        raise BadInput(f"recipe {recipe} is for osler {config.method}, not osler {method}")
+    return train(config, out, resume=resume)
+
+
+def train(config: TrainConfig, out: Path, resume: bool = False) -> dict[str, Any]:
+    """Train the questions of `config.data` into `out`."""
+    questions = training_questions(config.data)
+    if config.method == "grpo" and config.grpo.questions_per_step > len(questions):
+        raise BadInput(
+            f"grpo.questions_per_step is {config.grpo.questions_per_step}, but only "
+            f"{len(questions)} questions were found; lower it"
+        )
+    template = get_template(config.template)
+    if config.method == "sft" and template.thinks:
+        raise BadInput(
+            f"template {template.name} needs reasoning to learn from; osler sft takes template=nothink"
+        )
+    examples_at = answer_examples(questions, template, config.sft.batch_size, config.seed)
+    return train_on(config, out, questions, examples_at, baseline_steps(config, len(questions)), resume)
+
+
+def train_on(
+    config: TrainConfig,
+    out: Path,
+    questions: Sequence[Question],
+    examples_at: ExamplesAt,
+    num_sft_steps: int,
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Train on questions already at hand; SFT takes its examples from `examples_at`."""
+    validation = validation_sets(config)
+    template = get_template(config.template)
+    with process_world() as world, _RunLock(out, world):
+        resumed = _open_run(config, out, resume, world)
+        learner = build_learner(config, world, resumed)
+        if world.is_main and resumed is None:
+            _write_environment(config, out, questions, learner, world)
+        method: GrpoMethod | SftMethod
+        if config.method == "grpo":
+            rubric = build_rubric(config.rewards)
+            reference = _reference(config, learner, world, resumed)
+            method = GrpoMethod(config, world, learner, questions, template, rubric, reference)
+        else:
+            method = SftMethod(config, world, learner, examples_at, num_sft_steps)
+        return TrainingLoop(config, out, world, learner, method, template, validation, resumed).train()
+
+
+def _reference(
+    config: TrainConfig, learner: Learner, world: World, resumed: checkpoints.Restored | None
+) -> Any:
+    """The frozen start of training: a copy of it, loaded afresh where the run goes on from later weights."""
+    if config.grpo.kl_coef == 0 or learner.adapter is not None:
+        return None
+    if resumed is None:
+        return frozen_copy(learner.policy)
+    return frozen_copy(build_learner(config, world, None).policy)
+
+
+def training_questions(data: DataConfig) -> list[Question]:
+    """Load, filter and draw the training questions. Raises BadInput where nothing is left."""
+    if not data.train:
+        raise BadInput("recipe: data.train is not set; pass data.train=PATH")
+    result = load_questions(
+        data.train,
+        images_root=data.images or None,
+        skip_bad=data.skip_bad,
+        split=data.train_split or None,
+    )
+    kept = [
+        q
+        for q in result.questions
+        if (not data.modality or q.modality in data.modality)
+        and (not data.question_type or q.question_type in data.question_type)
+    ]
+    if not kept:
+        raise BadInput(f"{data.train}: no question is left after data.modality / data.question_type")
+    return draw_questions(kept, data)
+
+
+def draw_questions(questions: Sequence[Question], data: DataConfig) -> list[Question]:
+    """`num_questions` of them: the first, or a draw without replacement keyed by `selection_seed`."""
+    count = data.num_questions
+    if count == 0 or (count == len(questions)):
+        return list(questions)
+    if count > len(questions):
+        raise BadInput(f"data.num_questions is {count}, but only {len(questions)} questions were found")
+    if data.selection == "first":
+        return list(questions[:count])
+    rng = np.random.default_rng(data.selection_seed)
+    chosen = np.sort(rng.choice(len(questions), size=count, replace=False))
+    return [questions[i] for i in chosen]
+
+
+def validation_sets(config: TrainConfig) -> list[ValidationSet]:
+    """Load the validation sets, cut to `validation.limit` questions each."""
+    sets: list[ValidationSet] = []
+    for name, where in config.validation.sets.items():
+        path, _, split = where.partition("#")
+        loaded = load_questions(path, images_root=config.data.images or None, split=split or None).questions
+        if not sets and config.validation.modality:
+            loaded = tuple(q for q in loaded if q.modality in config.validation.modality)
+        limit = config.validation.limit or len(loaded)
+        if not loaded:
+            raise BadInput(f"validation set {name}: no questions in {where}")
+        chosen = draw_questions(
+            loaded, replace(config.data, num_questions=min(limit, len(loaded)), selection="random")
+        )
+        sets.append(ValidationSet(name, tuple(chosen)))
+    return sets
+
+
+def _open_run(config: TrainConfig, out: Path, resume: bool, world: World) -> checkpoints.Restored | None:
+    existing = (out / "config.json").is_file()
+    if existing and not resume:
+        raise BadInput(f"run {out}: already holds a run; add --resume to go on, or choose another --out")
+    console = Console(stderr=True, quiet=not world.is_main)
+    resumed = None
+    if existing:
+        check_resumable(out, config)
+        resumed = checkpoints.newest_intact(out, warn=console.print)
+        at = f"step {resumed.trainer['step']}" if resumed else "the start: no complete checkpoint yet"
+        console.print(f"resuming from {at}")
+    elif world.is_main:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "config.json").write_text(json.dumps(to_json(config), indent=1), encoding="utf-8")
+    world.barrier()
+    return resumed
+
+
+def _write_environment(
+    config: TrainConfig, out: Path, questions: Sequence[Question], learner: Learner, world: World
+) -> None:
+    folder = learner.policy.folder
+    environment = {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "osler": version("osler"),
+        "device": str(world.device),
+        "device_name": torch.cuda.get_device_name() if world.device.type == "cuda" else platform.processor(),
+        "threads": torch.get_num_threads(),
+        "num_processes": world.size,
+        "seed": config.seed,
+        "model_digest": model_digest(folder) if folder is not None else "",
+        "data_digest": data_digest(questions),
+        "num_questions": len(questions),
+        "trained_parameters": sum(p.numel() for p in learner.parameters),
+    }
+    (out / "environment.json").write_text(json.dumps(environment, indent=1), encoding="utf-8")
+
+
+def data_digest(questions: Sequence[Question]) -> str:
+    """SHA-256 over ids, texts, choices, answers and image contents, in order."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for q in questions:
+        record = [q.id, q.text, list(q.choices), q.answer_index, image_digest(q.images)]
+        digest.update(json.dumps(record, ensure_ascii=False).encode())
+    return digest.hexdigest()
+
+
+class _RunLock:
+    """One process group per run folder; a lock left by a dead process of this machine is taken over."""
+
+    def __init__(self, out: Path, world: World) -> None:
+        self.path, self.world = out / "run.lock", world
+
+    def __enter__(self) -> None:
+        if not self.world.is_main:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        owner = {"pid": os.getpid(), "host": platform.node()}
+        try:
+            with self.path.open("x", encoding="utf-8") as stream:
+                json.dump(owner, stream)
+        except FileExistsError:
+            held = _read_lock(self.path)
+            if held.get("host") != platform.node() or _is_alive(int(held.get("pid", 0))):
+                raise BadInput(
+                    f"run {self.path.parent}: in use by process {held.get('pid')} on {held.get('host')}; "
+                    f"if that is over, remove {self.path}"
+                ) from None
+            self.path.write_text(json.dumps(owner), encoding="utf-8")
+
+    def __exit__(self, *exception: object) -> None:
+        if self.world.is_main:
+            self.path.unlink(missing_ok=True)
+
+
+def _read_lock(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (json.JSONDecodeError, OSError):
+        return {"host": platform.node(), "pid": 0}  # torn while being written by a process now dead
+
+
+def _is_alive(pid: int) -> bool:
+    if pid <= 0 or pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,110 @@
+"""Supervised fine-tuning: only the completion is trained on, in the template that evaluation uses.
+
+The papers' baseline done right (papers.md section 4, item 5: the released code trains on "None", on the
+prompt, and on an empty assistant turn). It runs through the same forward as GRPO, with groups of one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from osler.config import TrainConfig
+from osler.policy.forward import PolicyForward
+from osler.policy.inputs import collate, pad_completions
+from osler.prompts import Template
+from osler.records import Question
+from osler.runtime import World
+from osler.train.loop import Clock, Learner, StepReport
+from osler.train.schedule import num_slots, slot_indices
+
+
+@dataclass(frozen=True)
+class SftExample:
+    """A question, the template it is asked with, and the completion to learn."""
+
+    question: Question
+    template: Template
+    completion: str
+
+
+ExamplesAt = Callable[[int], Sequence[SftExample]]  # step -> the examples of that step, on every process
+
+
+def answer_examples(
+    questions: Sequence[Question], template: Template, batch_size: int, seed: int
+) -> ExamplesAt:
+    """The baseline's examples: the template's own answer to each question, a fresh order each pass."""
+
+    def at(step: int) -> list[SftExample]:
+        picked = [questions[i] for i in slot_indices(step, len(questions), batch_size, seed)]
+        return [SftExample(q, template, template.write(q.answer_letter)) for q in picked]
+
+    return at
+
+
+def baseline_steps(config: TrainConfig, num_questions: int) -> int:
+    """Optimizer steps of the baseline: `sft.max_steps` where set, else what `sft.epochs` takes."""
+    if config.sft.max_steps:
+        return config.sft.max_steps
+    return num_slots(num_questions, config.sft.batch_size, config.sft.epochs)
+
+
+class SftMethod:
+    """Implements `train.loop.Method`."""
+
+    def __init__(
+        self, config: TrainConfig, world: World, learner: Learner, examples_at: ExamplesAt, num_steps: int
+    ) -> None:
+        self.config, self.world, self.learner = config, world, learner
+        self.examples_at, self.num_steps = examples_at, num_steps
+        policy = learner.policy
+        self.forward = PolicyForward(policy.model, policy.logits_processor(1.0), policy.precision)
+
+    def fill_gradients(self, step: int, clock: Clock) -> StepReport:
+        """Mean negative log-likelihood over the completion tokens of the whole step."""
+        policy, world = self.learner.policy, self.world
+        with clock.part("data"):
+            examples = list(self.examples_at(step))
+            tokens = [self._completion_ids(e.completion) for e in examples]
+            num_tokens = sum(len(ids) for ids in tokens)
+            mine = world.share(list(zip(examples, tokens, strict=True)))
+            # Neighbours of like length keep the padding small; the mean does not see the order.
+            mine.sort(key=lambda pair: (len(pair[0].question.images), len(pair[1])))
+        loss_sum = entropy_sum = 0.0
+        size = self.config.sft.microbatch_questions
+        for start in range(0, len(mine), size):
+            batch = mine[start : start + size]
+            with clock.part("data"):
+                prompts = [policy.prompt_inputs(e.question, e.template) for e, _ in batch]
+                inputs = collate(prompts, policy.pad_id, policy.device)
+                ids, mask = pad_completions([[t] for _, t in batch], policy.pad_id, policy.device)
+            with clock.part("loss"):
+                logprobs, entropy = self.forward(inputs, ids, mask)
+                loss = -logprobs.sum() / num_tokens
+                loss.backward()
+                loss_sum += float(loss.detach())
+                entropy_sum += float(entropy.sum())
+        parts = world.gather((loss_sum, entropy_sum))
+        return StepReport(
+            metrics={
+                "loss/total": math.fsum(p[0] for p in parts),
+                "entropy/mean": math.fsum(p[1] for p in parts) / num_tokens,
+                "completion/length_mean": num_tokens / len(examples),
+            },
+            question_visits=len(examples),
+            tokens=num_tokens,
+        )
+
+    def _completion_ids(self, text: str) -> list[int]:
+        policy = self.learner.policy
+        ids = policy.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return [*ids, policy.stop_ids[0]]
+
+    def pending(self) -> dict[str, Any]:
+        return {}
+
+    def restore(self, pending: Mapping[str, Any]) -> None:
+        """Nothing outlives a step."""

@@ -1,0 +1,209 @@
+"""DESIGN section 6, tests 1-5: the engine and the shared-prompt forward against the stock model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from osler.policy.forward import PolicyForward
+from osler.policy.inputs import PromptInputs, collate, pad_completions
+from osler.policy.load import Policy, load_policy
+from osler.prompts import get_template
+from osler.records import Question
+from osler.rollout.engine import complete, generate
+from osler.rollout.sampling import Sampling
+
+TEMPLATE = get_template("think")
+
+
+@pytest.fixture(scope="module")
+def policy(tiny_folder: Path) -> Policy:
+    return load_policy(str(tiny_folder))
+
+
+@pytest.fixture(scope="module")
+def questions(image_folder: Path) -> list[Question]:
+    """Prompts of different length and image size, two images, and none."""
+    shown = [("0.png",), ("1.png",), ("2.png",), ("1.png", "3.png"), ()]
+    texts = ["Which?", "Which one is it, looking at the left side?", "Left or right?", "Same?", "No image?"]
+    return [
+        Question(
+            id=f"q{i}",
+            text=text,
+            choices=("left", "right", "neither")[: 2 + i % 2],
+            answer_index=0,
+            images=tuple(str(image_folder / name) for name in names),
+        )
+        for i, (text, names) in enumerate(zip(texts, shown, strict=True))
+    ]
+
+
+def hugging_face_inputs(policy: Policy, prompt: PromptInputs, completion: list[int] | None = None) -> dict:
+    """What the stock model takes for one sequence."""
+    ids = torch.cat([prompt.input_ids, torch.tensor(completion or [], dtype=torch.long)])[None]
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "mm_token_type_ids": (ids == policy.model.config.image_token_id).int(),
+    }
+    if prompt.images:
+        inputs["pixel_values"] = torch.cat([i.pixel_values for i in prompt.images])
+        inputs["image_grid_thw"] = torch.tensor([i.grid_thw for i in prompt.images])
+    return inputs
+
+
+def naive_logprobs(policy: Policy, prompt: PromptInputs, completion: list[int], temperature: float) -> Tensor:
+    """The slow obvious version: one plain forward of prompt and completion, no sharing."""
+    processor = policy.logits_processor(temperature)
+    logits = policy.model(**hugging_face_inputs(policy, prompt, completion)).logits[0]
+    logprobs = processor(logits).log_softmax(-1)
+    start = prompt.input_ids.shape[0]
+    rows = torch.arange(start - 1, start - 1 + len(completion))
+    return logprobs[rows, torch.tensor(completion)]
+
+
+def random_completions(lengths: list[list[int]], seed: int = 0) -> list[list[list[int]]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [[torch.randint(20, 300, (n,), generator=generator).tolist() for n in row] for row in lengths]
+
+
+def shared(
+    policy: Policy, questions: list[Question], rows: list[list[list[int]]], temperature: float
+) -> Tensor:
+    prompts = [policy.prompt_inputs(q, TEMPLATE) for q in questions]
+    ids, mask = pad_completions(rows, policy.pad_id, "cpu")
+    forward = PolicyForward(policy.model, policy.logits_processor(temperature))
+    return forward(collate(prompts, policy.pad_id), ids, mask)[0]
+
+
+def test_positions_equal_hugging_face(policy: Policy, questions: list[Question]) -> None:
+    for question in questions[:4]:
+        prompt = policy.prompt_inputs(question, TEMPLATE)
+        inputs = hugging_face_inputs(policy, prompt)
+        positions, delta = policy.model.model.get_rope_index(
+            inputs["input_ids"], inputs["mm_token_type_ids"], inputs["image_grid_thw"]
+        )
+        assert torch.equal(prompt.position_ids, positions[:, 0])
+        assert prompt.next_position == len(prompt.input_ids) + int(delta)
+
+
+def test_greedy_equals_generate_token_for_token(policy: Policy, questions: list[Question]) -> None:
+    """Test 1, and 2 for generation: a batch of mixed image sizes against `generate` one by one."""
+    policy.mask_placeholders = False
+    try:
+        completions = complete(policy, questions, TEMPLATE, Sampling(12))
+    finally:
+        policy.mask_placeholders = True
+    for question, (completion,) in zip(questions, completions, strict=True):
+        inputs = hugging_face_inputs(policy, policy.prompt_inputs(question, TEMPLATE))
+        out = policy.model.generate(**inputs, max_new_tokens=12, do_sample=False)
+        assert list(completion.token_ids) == out[0, inputs["input_ids"].shape[1] :].tolist()
+
+
+def test_shared_prompt_equals_naive_in_logprobs_and_gradients(
+    policy: Policy, questions: list[Question]
+) -> None:
+    """Tests 2 and 4: fp32, 1e-5 for log-probabilities, 1e-4 relative for gradients."""
+    rows = random_completions([[5, 1, 9], [3, 3, 3], [7, 2, 4], [1, 1, 1], [6, 8, 2]])
+    logprobs = shared(policy, questions, rows, 1.0)
+    weights = torch.randn(logprobs.shape, generator=torch.Generator().manual_seed(1))
+    policy.model.zero_grad()
+    (logprobs * weights).sum().backward()
+    fast = {n: p.grad.clone() for n, p in policy.model.named_parameters() if p.grad is not None}
+    policy.model.zero_grad()
+    for b, question in enumerate(questions):
+        prompt = policy.prompt_inputs(question, TEMPLATE)
+        for g, completion in enumerate(rows[b]):
+            slow = naive_logprobs(policy, prompt, completion, 1.0)
+            torch.testing.assert_close(logprobs[b, g, : len(completion)], slow, atol=1e-5, rtol=0)
+            assert not logprobs[b, g, len(completion) :].any()
+            (slow * weights[b, g, : len(completion)]).sum().backward()
+    for name, parameter in policy.model.named_parameters():
+        difference = (fast[name] - parameter.grad).norm() / parameter.grad.norm().clamp(min=1e-12)
+        assert difference < 1e-4, f"{name}: {difference}"
+    assert any("visual" in name for name in fast)
+
+
+def test_gradient_checkpointing_keeps_the_structure(policy: Policy, questions: list[Question]) -> None:
+    rows = random_completions([[4, 6]] * len(questions))
+    gradients = []
+    for on in (False, True):
+        policy.model.zero_grad()
+        if on:
+            policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+            policy.model.train()
+        shared(policy, questions, rows, 1.0).sum().backward()
+        gradients.append([p.grad.clone() for p in policy.model.parameters()])
+    policy.model.gradient_checkpointing_disable()
+    policy.model.eval()
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, recomputed, rtol=1e-5, atol=1e-6)
+
+
+def test_batch_of_two_image_sizes_equals_two_batches(policy: Policy, questions: list[Question]) -> None:
+    """Test 2 for log-probabilities: neighbours of another size change nothing."""
+    rows = random_completions([[4, 6], [5, 2]])
+    together = shared(policy, questions[1:3], rows, 1.0)
+    for b in range(2):
+        alone = shared(policy, questions[1 + b : 2 + b], rows[b : b + 1], 1.0)[0]
+        torch.testing.assert_close(together[b, :, : alone.shape[1]], alone, atol=1e-5, rtol=0)
+
+
+def test_training_forward_after_generation_is_unchanged(policy: Policy, questions: list[Question]) -> None:
+    """Test 3: nothing of a generation stays on the module."""
+    rows = random_completions([[4, 6]] * len(questions))
+    before = shared(policy, questions, rows, 1.0)
+    complete(policy, questions, TEMPLATE, Sampling(6, temperature=1.0), group_size=2)
+    assert torch.equal(before, shared(policy, questions, rows, 1.0))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 1.6])
+def test_sampled_logprobs_equal_trainer_logprobs(
+    policy: Policy, questions: list[Question], temperature: float
+) -> None:
+    """Test 5: ratio 1 within 1e-4 at temperatures other than 1, with the mask on."""
+    prompts = [policy.prompt_inputs(q, TEMPLATE) for q in questions]
+    keys = [(3, q.id) for q in questions]
+    tokens, sampled = generate(policy, prompts, keys, Sampling(24, temperature, seed=5), 3)
+    rows = [tokens[i : i + 3] for i in range(0, len(tokens), 3)]
+    trained = shared(policy, questions, rows, temperature)
+    for n, (ids, logprobs) in enumerate(zip(tokens, sampled, strict=True)):
+        ratio = (trained[n // 3, n % 3, : len(ids)] - torch.tensor(logprobs)).exp()
+        torch.testing.assert_close(ratio, torch.ones_like(ratio), atol=1e-4, rtol=0)
+        assert not set(ids) & set(policy.placeholder_ids)
+
+
+def test_rows_that_finish_leave_and_the_others_do_not_notice(
+    policy: Policy, questions: list[Question], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sampling some rows to an early end must not change the rows that go on."""
+    monkeypatch.setattr(policy.model.generation_config, "eos_token_id", list(range(20, 60)))
+    long = complete(policy, questions, TEMPLATE, Sampling(40, 1.3, seed=1), group_size=4)
+    lengths = {len(c.token_ids) for group in long for c in group}
+    assert len(lengths) > 4, "no row ended early: the test shows nothing"
+    for question, group in zip(questions, long, strict=True):
+        alone = complete(policy, [question], TEMPLATE, Sampling(40, 1.3, seed=1), group_size=4)[0]
+        assert [c.token_ids for c in alone] == [c.token_ids for c in group]
+
+
+def test_samples_do_not_depend_on_batch_or_order(policy: Policy, questions: list[Question]) -> None:
+    sampling = Sampling(8, 1.0, seed=2)
+    whole = complete(policy, questions, TEMPLATE, sampling, group_size=2, step=4)
+    turned = complete(policy, questions[::-1], TEMPLATE, sampling, group_size=2, step=4, rows_in_flight=2)
+    assert [[c.token_ids for c in g] for g in whole] == [[c.token_ids for c in g] for g in turned[::-1]]
+    other_step = complete(policy, questions, TEMPLATE, sampling, group_size=2, step=5)
+    assert [c.token_ids for g in whole for c in g] != [c.token_ids for g in other_step for c in g]
+
+
+def test_bf16_stays_near_fp32(policy: Policy, questions: list[Question]) -> None:
+    rows = random_completions([[6, 6]] * len(questions))
+    exact = shared(policy, questions, rows, 1.0)
+    ids, mask = pad_completions(rows, policy.pad_id, "cpu")
+    batch = collate([policy.prompt_inputs(q, TEMPLATE) for q in questions], policy.pad_id)
+    rounded, _ = PolicyForward(policy.model, policy.logits_processor(1.0), "bf16")(batch, ids, mask)
+    # bf16 keeps 8 bits of mantissa; over a two-layer model that is a few per cent of a nat.
+    assert (exact - rounded).abs().max() < 0.3
+    assert (exact - rounded).abs().mean() < 0.03
