@@ -18,7 +18,7 @@ import numpy as np
 from osler.errors import BadInput
 from osler.phantom import ct, dermoscopy, fundus, microscopy, mri, oct, ultrasound, xray
 from osler.phantom.scene import Attribute, Imaging, Scene, draw_scene
-from osler.records import Modality, Question
+from osler.records import Modality, Question, QuestionType
 
 NUM_CHOICES = 4
 QUESTIONS_PER_IMAGE = 2
@@ -52,20 +52,26 @@ class Domain(IntEnum):
     BASE = 1  # what the tiny base model is built from
 
 
-def generator(domain: Domain, modality: Modality, part: str, seed: int) -> np.random.Generator:
-    """The random stream of one part of one modality.
+def stream(
+    modality: Modality, purpose: str, seed: int, domain: Domain = Domain.EXPERIMENT
+) -> np.random.Generator:
+    """The random stream for one purpose (a part's name, or what is planted) in one modality.
 
-    The four keys are hashed as one text, so streams of different keys share nothing: a seed of one domain
-    is no seed of the other. Raises BadInput for a negative seed or an unknown part.
+    The four keys are hashed as one text, so streams of different keys share nothing: no seed of one domain
+    stands for a seed of the other. Raises BadInput for a negative seed.
     """
     if seed < 0:
         raise BadInput(f"seed {seed}: a phantom seed is a whole number of 0 or more")
-    if part not in PARTS:
-        raise BadInput(f"part {part!r} is none of {', '.join(PARTS)}")
-    key = f"phantom/{domain.name.lower()}/{modality.value}/{part}/{seed}"
+    key = f"phantom/{domain.name.lower()}/{modality.value}/{purpose}/{seed}"
     return np.random.default_rng(
         np.random.SeedSequence(int.from_bytes(hashlib.sha256(key.encode()).digest(), "big"))
     )
+
+
+def question_types(modality: Modality) -> tuple[QuestionType, ...]:
+    """The cells of a modality's row that exist, in the order of the five types."""
+    present = {attribute.question_type for attribute in IMAGINGS[modality].attributes}
+    return tuple(kind for kind in QuestionType if kind in present)
 
 
 def ask(
@@ -97,10 +103,12 @@ def draw_questions(
 
     Question k is about scene k // 2. `Question.images` holds the path inside the benchmark's part,
     `Images/<data set>/<part>_000123.png`. The low bits of `nuisance_seed` carry domain and part, so no scene
-    occurs in two parts or in two domains. Raises BadInput as `generator` does.
+    occurs in two parts or in two domains. Raises BadInput for a negative seed or an unknown part.
     """
+    if part not in PARTS:
+        raise BadInput(f"part {part!r} is none of {', '.join(PARTS)}")
     imaging = IMAGINGS[modality]
-    rng = generator(domain, modality, part, seed)
+    rng = stream(modality, part, seed, domain)
     label = DATASETS[modality]
     scenes: list[Scene] = []
     questions: list[Question] = []
