@@ -103,7 +103,7 @@ def test_every_pair_of_answers_is_told_apart_by_pixels(imaging: Imaging, attribu
     """Only this attribute changes, averaged over nuisance: some tenth of the picture must change clearly.
 
     A tenth (12 of 120 pixels), because a finding has to fill a good part of one 28-pixel token of a 112-pixel
-    picture to be learnt by a tiny model; the bar, root mean square 20 of 255, is ten times the sensor noise.
+    picture to be learnt by a tiny model; the bar, root mean square 20 of 255 (sensor noise is 4).
     """
     scenes = _scenes(imaging, 6)
     for i, one in enumerate(attribute.values):

@@ -103,10 +103,10 @@ def strokes(size: int, lines: Iterable[tuple[np.ndarray, Sequence[float] | np.nd
     sheet = Image.new("L", (fine, fine))
     pen = ImageDraw.Draw(sheet)
     for points, widths in lines:
-        pixels = (np.asarray(points) + 1) * (fine / 2)
-        thick = np.maximum(1, np.round(np.asarray(widths) * (fine / 2))).astype(int)
+        pixels = ((np.asarray(points) + 1) * (fine / 2)).tolist()
+        thick = np.maximum(1, np.round(np.asarray(widths) * (fine / 2))).astype(int).tolist()
         for (y0, x0), (y1, x1), width in zip(pixels[:-1], pixels[1:], thick[:-1], strict=True):
-            pen.line((x0, y0, x1, y1), fill=255, width=int(width))
+            pen.line((x0, y0, x1, y1), fill=255, width=width)
             if width > 2:
                 half = (width - 1) / 2
                 pen.ellipse((x1 - half, y1 - half, x1 + half, y1 + half), fill=255)

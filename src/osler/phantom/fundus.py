@@ -199,7 +199,7 @@ def _wavy(rng: np.random.Generator, course: np.ndarray, amplitude: float) -> np.
     if amplitude == 0:
         return course
     lengths = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(course, axis=0).T))])
-    fine = np.linspace(0, lengths[-1], max(8, round(lengths[-1] / 0.018)))
+    fine = np.linspace(0, lengths[-1], max(8, round(lengths[-1] / 0.028)))
     dense = np.stack([np.interp(fine, lengths, course[:, k]) for k in range(2)], axis=1)
     along = np.gradient(dense, axis=0)
     along /= np.linalg.norm(along, axis=1, keepdims=True) + 1e-9
