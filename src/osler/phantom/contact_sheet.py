@@ -13,6 +13,7 @@ from osler.records import Question
 
 CELL = 168  # pixels
 CAPTION_LINES = 4
+ANSWER = "Answer: "
 _LINE, _GAP, _FONT_SIZE, _LINE_CHARACTERS = 13, 8, 11, 29
 
 
@@ -37,8 +38,9 @@ def draw_contact_sheet(
             sheet.paste(Image.fromarray(pixels).convert("RGB"), (left, top))
             question = questions[column * (len(questions) // len(scenes))]
             lines = textwrap.wrap(question.text, _LINE_CHARACTERS)
-            lines += textwrap.wrap("→ " + question.answer, _LINE_CHARACTERS)
+            asked = len(lines)
+            lines += textwrap.wrap(ANSWER + question.answer, _LINE_CHARACTERS)
             for number, line in enumerate(lines[:CAPTION_LINES]):
-                ink = "#8a1c1c" if line.startswith("→") else "black"
+                ink = "#8a1c1c" if number >= asked else "black"
                 draw.text((left, top + CELL + 2 + number * _LINE), line, fill=ink, font=font)
     return sheet

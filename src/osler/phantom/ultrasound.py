@@ -50,7 +50,7 @@ ATTRIBUTES = (
 SAMPLES, BEAMS = 192, 128  # along depth, across
 CURVED = ("Liver", "Kidney")  # organs seen with a curved probe, the others with a straight one
 APEX, FAN = 0.62, 0.60  # curved probe: radius over imaging depth, half-angle in radians
-RADII = {"Tiny": 0.055, "Small": 0.09, "Medium": 0.14, "Large": 0.21}  # of the imaging depth
+RADII = {"Tiny": 0.065, "Small": 0.10, "Medium": 0.15, "Large": 0.22}  # of the imaging depth
 PLACES = {
     "Shallow left": (-0.26, 0.34),
     "Shallow right": (0.26, 0.34),
@@ -72,6 +72,15 @@ class Tissue:
     depth: np.ndarray
     echo: np.ndarray
     loss: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Lesion:
+    """Where the lesion lies: coverage [SAMPLES, BEAMS], centre (x, depth) and radius in imaging depths."""
+
+    body: np.ndarray
+    centre: tuple[float, float]
+    radius: float
 
 
 @lru_cache(maxsize=2)
@@ -154,7 +163,7 @@ def _breast(rng: np.random.Generator, t: Tissue) -> None:
     lobules = np.abs(np.sin(11.0 * t.x + 6.0 * bend) * np.sin(16.0 * (t.depth + bend)))
     paint(t.echo, edge(t.depth - 0.05), 0.05 + 0.9 * np.exp(-9.0 * lobules))
     gland = edge(t.depth + bend - 0.27, 0.03) * edge(0.60 - t.depth - bend, 0.03)
-    paint(t.echo, gland, 0.9 + 0.7 * np.cos(40.0 * (t.depth + 2.0 * bend)))
+    paint(t.echo, gland, 0.6 + 0.45 * np.cos(40.0 * (t.depth + 2.0 * bend)))
     muscle = edge(t.depth + bend - 0.74) * edge(0.86 - t.depth)
     paint(t.echo, edge(t.depth + bend - 0.61), 0.06)
     paint(t.echo, muscle, 0.05 + 0.5 * np.square(np.cos(75.0 * t.depth + 2.0 * t.x)))
@@ -169,32 +178,34 @@ def _breast(rng: np.random.Generator, t: Tissue) -> None:
 _ORGANS = {"Liver": _liver, "Kidney": _kidney, "Thyroid": _thyroid, "Breast": _breast}
 
 
-def _lesion(rng: np.random.Generator, t: Tissue, scene: Scene) -> tuple[np.ndarray, tuple[float, float]]:
-    """The lesion laid into the tissue in place; returns its coverage and its centre (x, depth)."""
+def _lesion(rng: np.random.Generator, t: Tissue, scene: Scene) -> Lesion:
+    """The lesion laid into the tissue in place."""
     x, depth = PLACES[scene.values["place"]]
     centre = (x + rng.uniform(-0.025, 0.025), depth + rng.uniform(-0.025, 0.025))
     radius = RADII[scene.values["size"]] * rng.uniform(0.94, 1.06)
     reach, angle = polar(t.x, t.depth, centre)
     kind = scene.values["kind"]
     if kind == "Solid mass":
-        body = edge(radius - reach / lobulated(rng, angle, 0.20))
-        paint(t.echo, body, 0.012 + 0.02 * np.square(smooth_noise(rng, SAMPLES, 26)[:, :BEAMS]))
-        t.loss += 18.0 * body
-        return body, centre
+        outline = reach / lobulated(rng, angle, 0.18)
+        body = edge(radius - outline)
+        paint(t.echo, edge(radius + 0.022 - outline), 1.8)  # the compressed tissue around it
+        paint(t.echo, body, 0.008 + 0.012 * np.square(smooth_noise(rng, SAMPLES, 26)[:, :BEAMS]))
+        t.loss += body * (4.0 / radius)
+        return Lesion(body, centre, radius)
     if kind == "Stone":
         body = edge(radius - reach)
         # Sound stops in the first few wavelengths: a bright cap, nothing behind it.
         paint(t.echo, body, 25.0)
         t.loss += body * (55.0 / radius)
-        return body, centre
+        return Lesion(body, centre, radius)
     body = edge(radius - reach)
     if kind == "Bright nodule":
         paint(t.echo, edge(radius - reach / lobulated(rng, angle, 0.05)), 11.0)
-        return body, centre
+        return Lesion(body, centre, radius)
     paint(t.echo, edge(radius + 0.012 - reach), 1.2)
     paint(t.echo, edge(radius - 0.004 - reach), 0.0002)
     t.loss -= body * (6.0 / radius)  # fluid takes less than the gain expects: brighter behind
-    return body, centre
+    return Lesion(body, centre, radius)
 
 
 def _envelope(rng: np.random.Generator, t: Tissue, curved: bool) -> np.ndarray:
@@ -206,7 +217,7 @@ def _envelope(rng: np.random.Generator, t: Tissue, curved: bool) -> np.ndarray:
     field = rng.standard_normal((SAMPLES, BEAMS, 2), dtype=np.float32).view(np.complex64)[..., 0]
     rows = np.fft.fftfreq(SAMPLES).astype(np.float32)[:, None]
     columns = np.fft.fftfreq(BEAMS).astype(np.float32)[None, :]
-    spread = np.exp(-np.square(rows * 6.0) - np.square(columns * (7.5 if curved else 9.0)))
+    spread = np.exp(-np.square(rows * 4.8) - np.square(columns * (5.5 if curved else 6.5)))
     field = fft.ifft2(fft.fft2(field * np.sqrt(t.echo)) * spread)
     intensity = np.square(field.real) + np.square(field.imag)
     intensity *= 1.0 / float(np.mean(np.square(spread)))
@@ -214,10 +225,10 @@ def _envelope(rng: np.random.Generator, t: Tissue, curved: bool) -> np.ndarray:
     return np.asarray(np.clip((decibels - BLACK) * (1.0 / DYNAMIC_RANGE), 0.0, 1.0))
 
 
-def _flow(rng: np.random.Generator, t: Tissue, lesion: np.ndarray, centre: tuple[float, float]) -> np.ndarray:
-    """Velocity towards the probe, -1 .. 1, in the vessels of the colour box; 0 where nothing flows."""
+def _flow(rng: np.random.Generator, t: Tissue, centre: tuple[float, float], spare: np.ndarray) -> np.ndarray:
+    """Velocity towards the probe, -1 .. 1, in a few vessels around `centre` that leave `spare` free."""
     velocity = np.zeros_like(t.echo)
-    for index in range(6):
+    for index in range(5):
         turn = rng.uniform(0.0, 2 * math.pi)
         start = (centre[0] + rng.uniform(-0.3, 0.3), centre[1] + rng.uniform(-0.24, 0.24))
         dx, dy = t.x - start[0], t.depth - start[1]
@@ -228,7 +239,7 @@ def _flow(rng: np.random.Generator, t: Tissue, lesion: np.ndarray, centre: tuple
         tube = edge(wide - np.abs(across)) * edge(rng.uniform(0.07, 0.17) - np.abs(along), 0.02)
         speed = (1.0 if index % 2 else -1.0) * (1.0 - np.square(across / (1.6 * wide)))
         velocity = np.where(tube > 0.5, np.clip(speed, -1.0, 1.0), velocity)
-    return velocity * (1.0 - lesion)
+    return velocity * ~spare
 
 
 def _box(centre: tuple[float, float], half: tuple[float, float]) -> tuple[float, float]:
@@ -239,22 +250,28 @@ def _box(centre: tuple[float, float], half: tuple[float, float]) -> tuple[float,
 
 
 def _colour(
-    rng: np.random.Generator, t: Tissue, scene: Scene, lesion: np.ndarray, centre: tuple[float, float]
+    rng: np.random.Generator,
+    t: Tissue,
+    mode: str,
+    grey: np.ndarray,
+    lesion: Lesion,
 ) -> np.ndarray:
-    """Overlay as RGBA [SAMPLES, BEAMS, 4], 0 .. 1."""
+    """Overlay as RGBA [SAMPLES, BEAMS, 4], 0 .. 1; where no sound comes back no flow is measured."""
     overlay = np.zeros((SAMPLES, BEAMS, 4), dtype=np.float32)
-    mode = scene.values["mode"]
     half = (0.40, 0.40) if mode == "Elastography" else (0.34, 0.30)
-    x, depth = _box(centre, half)
+    x, depth = _box(lesion.centre, half)
     box = np.minimum(half[0] - np.abs(t.x - x), half[1] - np.abs(t.depth - depth))
     if mode == "Elastography":
         strain = (
-            0.5 + 0.13 * smooth_noise(rng, SAMPLES, 7)[:, :BEAMS] + 0.35 * lesion * rng.choice((-1.0, 1.0))
+            0.5
+            + 0.13 * smooth_noise(rng, SAMPLES, 7)[:, :BEAMS]
+            + 0.35 * lesion.body * rng.choice((-1.0, 1.0))
         )
         overlay[..., :3] = _rainbow(np.clip(strain, 0.0, 1.0))
         overlay[..., 3] = 0.62 * (box > 0.0)
     else:
-        velocity = _flow(rng, t, lesion, (x, depth))
+        spare = np.hypot(t.x - lesion.centre[0], t.depth - lesion.centre[1]) < lesion.radius + 0.05
+        velocity = _flow(rng, t, (x, depth), spare | (grey < 0.1))
         fast = np.abs(velocity)
         if mode == "Power Doppler":
             overlay[..., 0], overlay[..., 1] = 0.85 + 0.15 * fast, 0.30 + 0.55 * fast
@@ -302,14 +319,14 @@ def render(scene: Scene, size: int) -> np.ndarray:
     t = Tissue(x, depth, np.full((SAMPLES, BEAMS), 0.35, np.float32), np.zeros((SAMPLES, BEAMS), np.float32))
     paint(t.echo, edge(t.depth - 0.02) * edge(0.05 - t.depth), 1.5)
     _ORGANS[organ](rng, t)
-    lesion, centre = _lesion(rng, t, scene)
+    lesion = _lesion(rng, t, scene)
     t.echo *= np.exp(0.22 * smooth_noise(rng, SAMPLES, 12)[:, :BEAMS])
     grey = _envelope(rng, t, curved) * rng.uniform(0.92, 1.04)
     at, inside = _scan(curved, size)
     shown = ndimage.map_coordinates(grey, at, order=1, mode="nearest") * inside
     picture = np.repeat(shown[..., None], 3, axis=2)
     if mode != "B-mode":
-        overlay = _colour(rng, t, scene, lesion, centre)
+        overlay = _colour(rng, t, mode, grey, lesion)
         nearest = np.clip(np.rint(at), 0, [[[SAMPLES - 1]], [[BEAMS - 1]]]).astype(np.intp)
         laid = overlay[nearest[0], nearest[1]] * inside[..., None]
         # Stiffness is a tint that lets the grey picture through, flow replaces it.
