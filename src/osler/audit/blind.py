@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from itertools import pairwise
 from typing import Any
@@ -77,10 +78,7 @@ def fit_blind(questions: Sequence[Question]) -> BlindModel:
     question_words: dict[str, int] = {}
     choice_words: dict[str, int] = {}
     # In the digest's order the fit cannot depend, not even by rounding, on where the right choice stood.
-    orders = [
-        sorted(range(len(question.choices)), key=lambda position, q=question: _digest(q, position))
-        for question in questions
-    ]
+    orders = [sorted(range(len(question.choices)), key=partial(_digest, question)) for question in questions]
     for question in questions:
         for word in _question_words(question):
             question_words.setdefault(word, len(question_words) + 1)
@@ -154,7 +152,7 @@ def _digest(question: Question, position: int) -> bytes:
 
 def _best(question: Question, scores: NDArray[np.float64]) -> int:
     tied = np.flatnonzero(scores == scores.max())
-    return min(tied.tolist(), key=lambda position: _digest(question, position))
+    return min(tied.tolist(), key=partial(_digest, question))
 
 
 def _feature_keys(

@@ -1,0 +1,221 @@
+"""Intervals and paired tests for right-or-wrong answers.
+
+An accuracy has a Wilson interval where every cluster (image or subject) has one question, and a cluster
+bootstrap elsewhere: questions about one image are not independent (evaluation.md 1.4). Two models on the
+same questions are compared by McNemar's test and by the paired cluster bootstrap of the difference.
+All fractions run from 0 to 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+WILSON = "Wilson"
+CLUSTER_BOOTSTRAP = "cluster bootstrap"
+WILSON_OVER_CLUSTERS = "Wilson over clusters"
+RESAMPLES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Lower and upper bound, and the method that gave them.
+
+    >>> round(wilson_interval(234, 300).low, 4), round(wilson_interval(234, 300).high, 4)
+    (0.7297, 0.8232)
+    """
+
+    low: float
+    high: float
+    method: str
+
+
+@dataclass(frozen=True, slots=True)
+class McNemar:
+    """The 2 x 2 table of two models on the same questions, and two-sided p values.
+
+    `exact_p` conditions on the discordant pairs (binomial, p = 1/2); `mid_p` counts the observed table
+    by half, which keeps the level better (Fagerland, Lydersen and Laake 2013).
+    """
+
+    both: int  # questions that a and b answer right
+    only_a: int
+    only_b: int
+    neither: int
+    exact_p: float
+    mid_p: float
+
+    @property
+    def discordant(self) -> int:
+        return self.only_a + self.only_b
+
+
+def wilson_interval(k: float, n: float, confidence: float = 0.95) -> Interval:
+    """Wilson's score interval (1927) for `k` right answers of `n`.
+
+    Raises `ValueError` unless 0 <= k <= n, n > 0 and 0 < confidence < 1.
+    """
+    if not (n > 0 and 0 <= k <= n):
+        raise ValueError(f"Wilson interval of {k} right among {n}: 0 <= k <= n and n > 0 are needed")
+    z = NormalDist().inv_cdf(1 - _tail(confidence))
+    share = k / n
+    centre = share + z * z / (2 * n)
+    half = z * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    low = 0.0 if k == 0 else max(0.0, (centre - half) / scale)
+    high = 1.0 if k == n else min(1.0, (centre + half) / scale)
+    return Interval(low, high, WILSON)
+
+
+def cluster_bootstrap_interval(
+    correct: ArrayLike,
+    clusters: Sequence[Hashable],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> Interval:
+    """Percentile interval of the accuracy when whole clusters are drawn with replacement.
+
+    `correct` [n] holds 0 or 1, `clusters` [n] the cluster of each answer. Where every cluster has the
+    same number of right and wrong answers there is nothing to resample and the bounds coincide;
+    `accuracy_interval` takes another method then.
+    """
+    sums, sizes, counts = _cluster_kinds(_zeros_and_ones(correct), clusters)
+    return _percentiles(_resampled_means(sums, sizes, counts, resamples, seed), confidence)
+
+
+def accuracy_interval(
+    correct: ArrayLike,
+    clusters: Sequence[Hashable],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> Interval:
+    """The interval that fits the data; `method` names it.
+
+    Wilson where every cluster has one answer; else the cluster bootstrap; where all clusters came out the
+    same (all answers right, say) a Wilson interval that counts each cluster once, because a bootstrap
+    would have no width.
+    """
+    values = _zeros_and_ones(correct)
+    sums, sizes, counts = _cluster_kinds(values, clusters)
+    num_clusters = int(counts.sum())
+    if num_clusters == len(values):
+        return wilson_interval(int(values.sum()), len(values), confidence)
+    if len(counts) > 1:
+        return _percentiles(_resampled_means(sums, sizes, counts, resamples, seed), confidence)
+    bounds = wilson_interval(float(values.mean()) * num_clusters, num_clusters, confidence)
+    return Interval(bounds.low, bounds.high, WILSON_OVER_CLUSTERS)
+
+
+def mcnemar(a: ArrayLike, b: ArrayLike) -> McNemar:
+    """McNemar's test of two models' answers, 0 or 1, [n] each, to the same questions in the same order.
+
+    Exact in integers at any size. Without discordant pairs both p values are 1.
+    """
+    first, second = _pair(a, b)
+    only_a = int(np.sum((first == 1) & (second == 0)))
+    only_b = int(np.sum((first == 0) & (second == 1)))
+    both = int(np.sum((first == 1) & (second == 1)))
+    n, smaller = only_a + only_b, min(only_a, only_b)
+    term = tail = 1  # binomial(n, i) and its sum up to i, from i = 0
+    for i in range(smaller):
+        term = term * (n - i) // (i + 1)
+        tail += term
+    exact = min(1.0, 2 * tail / 2**n)
+    mid = min(1.0, (2 * tail - term) / 2**n)
+    return McNemar(both, only_a, only_b, len(first) - both - n, exact, mid)
+
+
+def paired_cluster_bootstrap(
+    a: ArrayLike,
+    b: ArrayLike,
+    clusters: Sequence[Hashable],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> Interval:
+    """Percentile interval of accuracy(b) - accuracy(a), whole clusters drawn with replacement.
+
+    `a`, `b` [n] hold 0 or 1 for the same questions in the same order. Where every cluster shows the same
+    difference (the two never disagree, say) the bounds are that difference plus and minus the Wilson bound
+    for a difference that was seen in none of the clusters.
+    """
+    first, second = _pair(a, b)
+    sums, sizes, counts = _cluster_kinds(second - first, clusters)
+    if len(counts) > 1:
+        return _percentiles(_resampled_means(sums, sizes, counts, resamples, seed), confidence)
+    difference = float(np.mean(second - first))
+    reach = wilson_interval(0, int(counts.sum()), confidence).high
+    return Interval(max(-1.0, difference - reach), min(1.0, difference + reach), WILSON_OVER_CLUSTERS)
+
+
+def chance_level(num_choices: Iterable[int]) -> float:
+    """Expected accuracy of guessing uniformly among the choices each question really has."""
+    counts = list(num_choices)
+    if not counts or min(counts) < 1:
+        raise ValueError("chance level: at least one question with at least one choice is needed")
+    return float(np.mean([1 / count for count in counts]))
+
+
+def _tail(confidence: float) -> float:
+    """Probability left out at each end."""
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence {confidence}: a number between 0 and 1 is needed, 0.95 for 95 %")
+    return (1 - confidence) / 2
+
+
+def _zeros_and_ones(values: ArrayLike) -> NDArray[np.int64]:
+    array = np.asarray(values)
+    if array.ndim != 1 or len(array) == 0 or not np.isin(array, (0, 1)).all():
+        raise ValueError("a non-empty one-dimensional list of right (1) and wrong (0) answers is needed")
+    return array.astype(np.int64)
+
+
+def _pair(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    first, second = _zeros_and_ones(a), _zeros_and_ones(b)
+    if len(first) != len(second):
+        raise ValueError(
+            f"paired comparison of {len(first)} and {len(second)} answers: the same questions are needed"
+        )
+    return first, second
+
+
+def _cluster_kinds(
+    values: NDArray[np.int64], clusters: Sequence[Hashable]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Clusters grouped by kind: the sum, the size, and how many clusters have just these. [num_kinds] each.
+
+    A bootstrap sample of clusters is a multinomial draw over these few kinds, which gives the same
+    distribution as drawing clusters one by one, hundreds of times faster.
+    """
+    if len(clusters) != len(values):
+        raise ValueError(f"{len(values)} answers but {len(clusters)} cluster names")
+    numbers: dict[Hashable, int] = {}
+    member_of = np.array([numbers.setdefault(name, len(numbers)) for name in clusters])
+    sums = np.bincount(member_of, weights=values).astype(np.int64)
+    sizes = np.bincount(member_of)
+    kinds, counts = np.unique(np.stack([sums, sizes], axis=1), axis=0, return_counts=True)
+    return kinds[:, 0], kinds[:, 1], counts
+
+
+def _resampled_means(
+    sums: NDArray[np.int64], sizes: NDArray[np.int64], counts: NDArray[np.int64], resamples: int, seed: int
+) -> NDArray[np.float64]:
+    if resamples < 1:
+        raise ValueError(f"{resamples} resamples: at least 1 is needed")
+    num_clusters = int(counts.sum())
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(num_clusters, counts / num_clusters, size=resamples)
+    return (drawn @ sums) / (drawn @ sizes)
+
+
+def _percentiles(means: NDArray[np.float64], confidence: float) -> Interval:
+    tail = 100 * _tail(confidence)
+    low, high = np.percentile(means, [tail, 100 - tail])
+    return Interval(float(low), float(high), CLUSTER_BOOTSTRAP)
