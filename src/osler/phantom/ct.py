@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from scipy import fft
 
-from osler.phantom.draw import edge, ellipse, lobulated, paint, polar, pose, smooth_noise, to_grey
+from osler.phantom.draw import edge, ellipse, lobulated, paint, polar, pose, smooth_noise, streams, to_grey
 from osler.phantom.scene import Attribute, Imaging, Scene
 from osler.records import Modality, QuestionType
 
@@ -183,15 +183,15 @@ def _quantum_noise(rng: np.random.Generator, hounsfield: np.ndarray, deviation: 
 
 def render(scene: Scene, size: int) -> np.ndarray:
     """An axial slice of the upper abdomen in the abdominal window, uint8 [size, size]."""
-    rng = np.random.default_rng(scene.nuisance_seed)
+    rng, lesion, noise = streams(scene.nuisance_seed)
     shift = (rng.uniform(-0.01, 0.01), rng.uniform(-0.06, 0.02))
     x, y = pose(size, shift=shift, turn=rng.uniform(-0.06, 0.06), zoom=rng.uniform(1.03, 1.09))
     fat = FAT_LAYERS[scene.values["fat"]] * rng.uniform(0.94, 1.06)
     hounsfield = _body(rng, x, y, fat)
     _organs(rng, x, y, hounsfield, _PHASES[scene.values["phase"]])
     hounsfield += 5.0 * smooth_noise(rng, size, 24) * (hounsfield > -200.0)
-    _lesion(rng, x, y, hounsfield, scene)
-    hounsfield += _quantum_noise(rng, hounsfield, rng.uniform(7.0, 13.0))
+    _lesion(lesion, x, y, hounsfield, scene)
+    hounsfield += _quantum_noise(noise, hounsfield, noise.uniform(7.0, 13.0))
     return to_grey((hounsfield - (WINDOW_CENTRE - WINDOW_WIDTH / 2)) * (1.0 / WINDOW_WIDTH))
 
 

@@ -12,6 +12,14 @@ from functools import lru_cache
 import numpy as np
 
 
+def streams(seed: int, count: int = 3) -> list[np.random.Generator]:
+    """Independent random streams for the parts of a picture (body, lesion, acquisition).
+
+    With one for each, a change of the lesion leaves the body and the noise as they are.
+    """
+    return [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(count)]
+
+
 @lru_cache(maxsize=8)
 def _axes(size: int) -> tuple[np.ndarray, np.ndarray]:
     step = (np.arange(size, dtype=np.float32) + 0.5) * (2.0 / size) - 1.0

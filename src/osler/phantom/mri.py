@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from scipy import fft
 
-from osler.phantom.draw import edge, ellipse, lobulated, paint, polar, pose, smooth_noise, to_grey
+from osler.phantom.draw import edge, ellipse, lobulated, paint, polar, pose, smooth_noise, streams, to_grey
 from osler.phantom.scene import Attribute, Imaging, Scene
 from osler.records import Modality, QuestionType
 
@@ -204,7 +204,7 @@ def _wedge(x: np.ndarray, y: np.ndarray, centre: tuple[float, float], radius: fl
     return edge(np.minimum(0.62 * tip - across, 2.1 * radius - tip))
 
 
-def _acquire(rng: np.random.Generator, magnitude: np.ndarray, noise: float) -> np.ndarray:
+def _acquire(rng: np.random.Generator, magnitude: np.ndarray, deviation: float) -> np.ndarray:
     """The scanner's picture: a band of k-space with complex noise, and the magnitude of its inverse.
 
     Cutting the band off gives the ringing at sharp edges, the magnitude gives Rician noise.
@@ -213,14 +213,14 @@ def _acquire(rng: np.random.Generator, magnitude: np.ndarray, noise: float) -> n
     frequencies = fft.fft2(magnitude.astype(np.complex64))
     lines = np.minimum(np.arange(size), size - np.arange(size))
     keep_read, keep_phase = lines <= 0.46 * size, lines <= rng.uniform(0.36, 0.44) * size
-    drawn = rng.standard_normal((size, size, 2), dtype=np.float32) * (noise * size)
+    drawn = rng.standard_normal((size, size, 2), dtype=np.float32) * (deviation * size)
     frequencies = (frequencies + drawn.view(np.complex64)[..., 0]) * np.outer(keep_phase, keep_read)
     return np.asarray(np.abs(fft.ifft2(frequencies)))
 
 
 def render(scene: Scene, size: int) -> np.ndarray:
     """An axial slice of the brain, uint8 [size, size]."""
-    rng = np.random.default_rng(scene.nuisance_seed)
+    rng, lesion, noise = streams(scene.nuisance_seed)
     sequence = scene.values["sequence"]
     tones = {tissue: signal(tissue, sequence) for tissue in TISSUES}
     shift = (rng.uniform(-0.04, 0.04), rng.uniform(-0.04, 0.04))
@@ -230,11 +230,11 @@ def render(scene: Scene, size: int) -> np.ndarray:
     _deep(rng, x, y, image, width, tones)
     image *= 1.0 + 0.035 * smooth_noise(rng, size, 40)
     brain = ellipse(x, y, (0.0, 0.0), HALF_AXES)
-    for coverage, tissue in _lesion(rng, x, y, scene):
+    for coverage, tissue in _lesion(lesion, x, y, scene):
         paint(image, coverage * brain, tones[tissue])
-    image *= 1.0 + 0.08 * smooth_noise(rng, size, 2)  # uneven sensitivity of the coil
-    gain = DISPLAY_GAIN[sequence] * rng.uniform(0.93, 1.07)
-    return to_grey(_acquire(rng, image, noise=rng.uniform(0.006, 0.012)) * gain)
+    image *= 1.0 + 0.08 * smooth_noise(noise, size, 2)  # uneven sensitivity of the coil
+    gain = DISPLAY_GAIN[sequence] * noise.uniform(0.93, 1.07)
+    return to_grey(_acquire(noise, image, noise.uniform(0.006, 0.012)) * gain)
 
 
 IMAGING = Imaging(Modality.MRI, "MR (Mag-netic Resonance Imaging)", ATTRIBUTES, render)

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 from scipy import fft, ndimage
 
-from osler.phantom.draw import edge, ellipse, lobulated, paint, polar, smooth_noise
+from osler.phantom.draw import edge, ellipse, lobulated, paint, polar, smooth_noise, streams
 from osler.phantom.scene import Attribute, Imaging, Scene
 from osler.records import Modality, QuestionType
 
@@ -312,21 +312,21 @@ def _legend(picture: np.ndarray, mode: str) -> None:
 
 def render(scene: Scene, size: int) -> np.ndarray:
     """An ultrasound picture, uint8 [size, size, 3]."""
-    rng = np.random.default_rng(scene.nuisance_seed)
+    rng, within, noise, flow = streams(scene.nuisance_seed, 4)
     organ, mode = scene.values["organ"], scene.values["mode"]
     curved = organ in CURVED
     x, depth = _beams(curved)
     t = Tissue(x, depth, np.full((SAMPLES, BEAMS), 0.35, np.float32), np.zeros((SAMPLES, BEAMS), np.float32))
     paint(t.echo, edge(t.depth - 0.02) * edge(0.05 - t.depth), 1.5)
     _ORGANS[organ](rng, t)
-    lesion = _lesion(rng, t, scene)
-    t.echo *= np.exp(0.22 * smooth_noise(rng, SAMPLES, 12)[:, :BEAMS])
-    grey = _envelope(rng, t, curved) * rng.uniform(0.92, 1.04)
+    lesion = _lesion(within, t, scene)
+    t.echo *= np.exp(0.22 * smooth_noise(noise, SAMPLES, 12)[:, :BEAMS])
+    grey = _envelope(noise, t, curved) * noise.uniform(0.92, 1.04)
     at, inside = _scan(curved, size)
     shown = ndimage.map_coordinates(grey, at, order=1, mode="nearest") * inside
     picture = np.repeat(shown[..., None], 3, axis=2)
     if mode != "B-mode":
-        overlay = _colour(rng, t, mode, grey, lesion)
+        overlay = _colour(flow, t, mode, grey, lesion)
         nearest = np.clip(np.rint(at), 0, [[[SAMPLES - 1]], [[BEAMS - 1]]]).astype(np.intp)
         laid = overlay[nearest[0], nearest[1]] * inside[..., None]
         # Stiffness is a tint that lets the grey picture through, flow replaces it.

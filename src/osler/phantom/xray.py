@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from osler.phantom.draw import edge, polar, pose, smooth_noise, to_grey
+from osler.phantom.draw import edge, polar, pose, smooth_noise, streams, to_grey
 from osler.phantom.scene import Attribute, Imaging, Scene
 from osler.records import Modality, QuestionType
 
@@ -50,7 +50,7 @@ SOFT, LUNG, BONE = 3.4, 1.0, 6.0
 # the chest from side to side. The left oblique brings the left front of the chest to the detector.
 TURNS = {"Frontal": 0.0, "Lateral": math.pi / 2, "Left oblique": math.pi / 4, "Right oblique": -math.pi / 4}
 ZONES = {"Lung apex": -0.52, "Upper zone": -0.24, "Middle zone": 0.04, "Lung base": 0.32}
-RADII = {"Tiny": 0.075, "Small": 0.12, "Medium": 0.18, "Large": 0.26}  # of half the picture
+RADII = {"Tiny": 0.085, "Small": 0.13, "Medium": 0.19, "Large": 0.265}  # of half the picture
 HEART_SCALES = {"Narrow": 0.62, "Normal": 0.9, "Enlarged": 1.25, "Massive": 1.65}
 # Where the finding lies in the chest (left, front): clear of the spine, and of the heart where it can be.
 SITES = {
@@ -159,7 +159,7 @@ def _finding(rng: np.random.Generator, view: Projection, scene: Scene) -> np.nda
     centre = (left + rng.uniform(-0.03, 0.03), front + rng.uniform(-0.03, 0.03), down)
     radius = RADII[scene.values["size"]] * rng.uniform(0.94, 1.06)
     kind = scene.values["kind"]
-    depth = 0.55 * radius + 0.11  # small findings are drawn deep along the ray, or they would be missed
+    depth = 0.45 * radius + 0.19  # small findings are drawn deep along the ray, or they would be missed
     axes = (radius, radius, radius)
     ball = view.chord(centre, axes) * (depth / radius)
     if kind == "Solid mass":
@@ -213,7 +213,7 @@ def _expose(rng: np.random.Generator, path: np.ndarray, lungs: np.ndarray) -> np
 
 def render(scene: Scene, size: int) -> np.ndarray:
     """A chest radiograph, bone white, uint8 [size, size]."""
-    rng = np.random.default_rng(scene.nuisance_seed)
+    rng, finding, noise = streams(scene.nuisance_seed)
     shift = (rng.uniform(-0.03, 0.03), rng.uniform(-0.03, 0.03))
     u, z = pose(size, shift=shift, turn=rng.uniform(-0.04, 0.04), zoom=rng.uniform(0.97, 1.05))
     view = Projection(u, z, TURNS[scene.values["view"]] + rng.uniform(-0.07, 0.07))
@@ -229,10 +229,10 @@ def render(scene: Scene, size: int) -> np.ndarray:
     path += (BONE - SOFT) * (_spine(view, 0.17) + _ribs(view, spacing, rng.uniform(0.0, spacing)) * 1.2)
     collar = edge(0.035 - np.abs(z + 0.66 + 0.12 * np.abs(u)), 0.02)
     path += collar * edge(view.width(0.72, 0.2) - np.abs(u)) * (0.3 * arms)
-    path += _finding(rng, view, scene) * np.minimum(lungs * 5.0, 1.0)
+    path += _finding(finding, view, scene) * np.minimum(lungs * 5.0, 1.0)
     # The wider the chest, the harder the beam it is given.
     hardness = 0.66 / view.width(0.66, 0.93)
-    return to_grey(_expose(rng, np.maximum(path, 0.0) * hardness, lungs))
+    return to_grey(_expose(noise, np.maximum(path, 0.0) * hardness, lungs))
 
 
 IMAGING = Imaging(Modality.XRAY, "X-Ray", ATTRIBUTES, render)
