@@ -1,0 +1,218 @@
+"""Ask a policy every question once, and keep each answer on disk as soon as it is there."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from osler.answers import extract_answer, outcome_of
+from osler.data.images import image_digest, open_image
+from osler.errors import BadInput
+from osler.evaluate.predictions import Header, PredictionWriter, question_digest
+from osler.prompts import Template
+from osler.records import Completion, Extraction, Prediction, Question
+from osler.rollout.engine import complete as engine_complete
+from osler.rollout.sampling import Sampling
+
+Complete = Callable[..., Sequence[tuple[Completion, ...]]]
+
+log = logging.getLogger(__name__)
+
+# A fixed question whose prompt stands for a template's wording in the file header.
+_PROBE = Question(id="probe", text="Which letter comes first?", choices=("A", "B"), answer_index=0)
+
+
+def make_header(
+    *, name: str, data: str, model: str, model_digest: str, template: Template, settings: dict[str, Any]
+) -> Header:
+    """Header of one predictions file. `settings` hold whatever changes an answer: sampling, pixel bounds."""
+    wording = template.user_text(_PROBE)
+    return Header(
+        name=name,
+        data=data,
+        model=model,
+        model_digest=model_digest,
+        template=template.name,
+        prompt_digest=hashlib.sha256(wording.encode()).hexdigest()[:16],
+        settings=settings,
+    )
+
+
+def choose_questions(questions: Sequence[Question], limit: int | None, seed: int = 0) -> tuple[Question, ...]:
+    """A fixed random `limit` of the questions, in their own order; a larger limit contains a smaller one.
+
+    Files list their questions by source, so the first N would be one source only.
+    """
+    if limit is None or limit >= len(questions):
+        return tuple(questions)
+    if limit < 1:
+        raise BadInput(f"--limit {limit}: must be at least 1")
+
+    def draw(question: Question) -> bytes:
+        return hashlib.sha256(f"{seed}:{question.id}".encode()).digest()
+
+    chosen = {q.id for q in sorted(questions, key=draw)[:limit]}
+    return tuple(q for q in questions if q.id in chosen)
+
+
+def evaluate(
+    policy: Any,
+    questions: Sequence[Question],
+    template: Template,
+    out_dir: str | Path,
+    name: str,
+    sampling: Sampling,
+    *,
+    model: str,
+    model_digest: str,
+    data: str = "",
+    settings: dict[str, Any] | None = None,
+    limit: int | None = None,
+    batch_size: int = 32,
+    complete: Complete = engine_complete,
+    progress: Callable[[int, int], None] | None = None,
+    note: Callable[[str], None] = log.warning,
+) -> tuple[Prediction, ...]:
+    """One completion per question, in the order of `questions`; `predictions/<name>.jsonl` grows as it goes.
+
+    Answers already in the file are kept and not asked again, provided that they came from the same model
+    digest, template and settings and that the question is unchanged. `settings` are recorded beside
+    `sampling`. A question whose image cannot be read gives a Prediction with `error`; it is asked again
+    on the next call. `progress(done, total)` is called after every batch of `batch_size` questions.
+
+    Also writes `questions/<name>.jsonl`: id, text, choices and image paths, for the pages that show them.
+
+    Raises BadInput for duplicate ids, for a file that answers other questions or another model, and for
+    a `name` that is no plain file name.
+    """
+    questions = choose_questions(questions, limit)
+    _check(questions, name)
+    header = make_header(
+        name=name,
+        data=data,
+        model=model,
+        model_digest=model_digest,
+        template=template,
+        settings={**dataclasses.asdict(sampling), **(settings or {})},
+    )
+    out_dir = Path(out_dir)
+    with PredictionWriter(out_dir / "predictions" / f"{name}.jsonl", header, note) as writer:
+        done = _already_answered(writer, questions)
+        _write_questions(out_dir / "questions" / f"{name}.jsonl", questions)
+        waiting = [q for q in questions if q.id not in done]
+        if done:
+            note(f"{name}: {len(done)} of {len(questions)} questions were already answered")
+        for start in range(0, len(waiting), batch_size):
+            batch = waiting[start : start + batch_size]
+            answers = _answer_batch(policy, batch, template, sampling, complete)
+            writer.append(
+                (a, question_digest(q, a.image_digest)) for q, a in zip(batch, answers, strict=True)
+            )
+            done.update({a.question_id: a for a in answers})
+            if progress is not None:
+                progress(len(questions) - len(waiting) + start + len(batch), len(questions))
+    return tuple(done[q.id] for q in questions)
+
+
+def _check(questions: Sequence[Question], name: str) -> None:
+    if not questions:
+        raise BadInput(f"{name}: no questions to ask; check the data and the filters")
+    if not name or name != Path(name).name or name.startswith("."):
+        raise BadInput(f"{name!r}: a test set's name becomes a file name; use letters, digits, - and _")
+    counts: set[str] = set()
+    for question in questions:
+        if question.id in counts:
+            raise BadInput(
+                f"question id {question.id!r} ({question.source}) occurs twice; ids must be unique"
+            )
+        counts.add(question.id)
+
+
+def _look_at_images(question: Question, decode: bool = True) -> tuple[str, str]:
+    """(digest, "") where every image can be read, else (digest or "", what is wrong)."""
+    digest = ""
+    try:
+        digest = image_digest(question.images)
+        for path in question.images if decode else ():
+            open_image(path)
+    except (BadInput, OSError) as error:
+        return digest, str(error)
+    return digest, ""
+
+
+def _already_answered(writer: PredictionWriter, questions: Sequence[Question]) -> dict[str, Prediction]:
+    if writer.stored is None:
+        return {}
+    asked = {q.id: q for q in questions}
+    answered: dict[str, Prediction] = {}
+    for prediction in writer.stored.predictions:
+        question = asked.get(prediction.question_id)
+        if question is None:
+            raise BadInput(
+                f"{writer.path}: holds an answer to {prediction.question_id!r}, which is not among the "
+                f"{len(asked)} questions asked now; use another --out, or the same data"
+            )
+        if prediction.error:
+            continue
+        now = question_digest(question, _look_at_images(question, decode=False)[0])
+        if writer.stored.question_digests[question.id] != now:
+            raise BadInput(
+                f"{writer.path}: question {question.id!r} has changed since it was answered (text, choices "
+                f"or image); use another --out, or delete the file"
+            )
+        answered[question.id] = prediction
+    return answered
+
+
+def _answer_batch(
+    policy: Any,
+    batch: Sequence[Question],
+    template: Template,
+    sampling: Sampling,
+    complete: Complete,
+) -> list[Prediction]:
+    seen = {q.id: _look_at_images(q) for q in batch}
+    readable = [q for q in batch if not seen[q.id][1]]
+    groups = complete(policy, readable, template, sampling) if readable else []
+    completions = {q.id: group[0] for q, group in zip(readable, groups, strict=True)}
+    return [_predict(q, completions.get(q.id), *seen[q.id]) for q in batch]
+
+
+def _predict(question: Question, completion: Completion | None, digest: str, error: str) -> Prediction:
+    text = "" if completion is None else completion.text
+    extraction = Extraction(None, "none") if completion is None else extract_answer(text, question.choices)
+    outcome = None
+    if completion is not None:
+        outcome = outcome_of(extraction, question.answer_index, completion.truncated, text)
+    return Prediction(
+        question_id=question.id,
+        text=text,
+        extraction=extraction,
+        outcome=outcome,
+        answer_index=question.answer_index,
+        num_choices=len(question.choices),
+        image_digest=digest,
+        modality=question.modality,
+        question_type=question.question_type,
+        dataset=question.dataset,
+        subject_id=question.subject_id,
+        truncated=completion is not None and completion.truncated,
+        num_tokens=0 if completion is None else len(completion.token_ids),
+        error=error,
+    )
+
+
+def _write_questions(path: Path, questions: Sequence[Question]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        for q in questions:
+            row = {"id": q.id, "text": q.text, "choices": q.choices, "images": q.images}
+            file.write(json.dumps(row) + "\n")
+    os.replace(partial, path)

@@ -1,0 +1,81 @@
+"""A summary as a table for the terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from osler.evaluate.stats import Interval
+from osler.evaluate.summary import Macro, Row, Summary
+
+_ERRORS_SHOWN = 5
+
+
+def print_summary(summary: Summary, console: Console) -> None:
+    """Print every group with accuracy, interval, n, chance and blind baseline, and what else is to know."""
+    console.print(_table(summary))
+    row = summary.overall
+    among = "" if row.parsed_accuracy is None else f", accuracy among them {_percent(row.parsed_accuracy)} %"
+    interval = f" ({_range(row.parsed_interval)})" if row.parsed_interval else ""
+    console.print(f"Parsed: {row.num_parsed} of {row.n} ({_percent(row.parse_rate)} %){among}{interval}.")
+    counts = [(row.num_truncated, "truncated"), (row.outcomes.get("refused", 0), "refused")]
+    console.print(
+        "; ".join(f"{n} {word}" for n, word in counts) + f"; {len(summary.errors)} failed technically."
+    )
+    console.print(f"95 % interval: {row.interval.method} by {summary.cluster_unit}.")
+    console.print(f"Blind baseline (a text model that sees no image): {escape(summary.blind_source)}.")
+    for question_id, error in list(summary.errors.items())[:_ERRORS_SHOWN]:
+        console.print(f"[red]failed[/red] {escape(question_id)}: {escape(error)}")
+    if len(summary.errors) > _ERRORS_SHOWN:
+        console.print(f"[red]failed[/red] … and {len(summary.errors) - _ERRORS_SHOWN} more, in summary.json")
+    console.print("For research only, not a medical device.")
+
+
+def _table(summary: Summary) -> Table:
+    header = summary.header
+    table = Table(title=escape(f"{header.name}: {header.model}, {header.template}"), title_justify="left")
+    table.add_column("%", overflow="fold", min_width=12)
+    for name in ("n", "accuracy", "95 % interval", "chance", "blind"):
+        table.add_column(name, justify="right", no_wrap=True)
+    scope = ""
+    for row in (summary.overall, *summary.groups):
+        if row.scope != scope:
+            table.add_section()
+            scope = row.scope
+        _add_row(table, row)
+        last_of_scope = row is summary.overall or row is [g for g in summary.groups if g.scope == scope][-1]
+        for macro in summary.macro:
+            if macro.scope == scope and last_of_scope:
+                _add_macro(table, macro)
+    return table
+
+
+def _add_row(table: Table, row: Row) -> None:
+    table.add_row(
+        escape(row.value.replace("_", " ") if row.scope != "dataset" else row.value) or "all questions",
+        str(row.n),
+        _percent(row.accuracy),
+        _range(row.interval),
+        _percent(row.chance),
+        _percent(row.blind_accuracy),
+    )
+
+
+def _add_macro(table: Table, macro: Macro) -> None:
+    table.add_row(
+        f"mean of {macro.num_groups} (macro)",
+        "",
+        _percent(macro.accuracy),
+        _range(macro.interval),
+        _percent(macro.chance),
+        _percent(macro.blind_accuracy),
+    )
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def _range(interval: Interval) -> str:
+    return f"{_percent(interval.low)}–{_percent(interval.high)}"

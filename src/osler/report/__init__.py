@@ -1,0 +1,1 @@
+"""One self-contained HTML page from run folders, without torch and without the network."""

@@ -1,0 +1,152 @@
+"""Run folders in, one HTML page out: no script, no network, nothing outside the file."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from osler import __version__
+from osler.report.curves import Level, Panel, training_panels, validation_panel
+from osler.report.examples import Card, cards_for, visible
+from osler.report.groups import Group, groups_of
+from osler.report.runs import Run, find_runs, read_run
+from osler.report.tables import TestSet, flatten, strip_grid, test_sets
+
+CARDS_PER_TEST_SET = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageFacts:
+    """What was written."""
+
+    path: Path
+    runs: tuple[str, ...]
+    test_sets: tuple[str, ...]
+    num_cards: int
+    num_bytes: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _RunSection:
+    key: str
+    label: str
+    panels: tuple[Panel, ...]
+    groups: tuple[Group, ...]
+    config: tuple[tuple[str, str], ...]
+    environment: tuple[tuple[str, str], ...]
+    evaluations: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
+    notes: tuple[str, ...]
+
+
+def write_report(
+    paths: Sequence[str | Path],
+    out: str | Path,
+    title: str = "Osler report",
+    cards: int = CARDS_PER_TEST_SET,
+    progress: Callable[[str], None] = lambda text: None,
+) -> PageFacts:
+    """Write one page about all runs under `paths` (run folders, or folders that hold them) to `out`.
+
+    Raises BadInput where a path holds no run or a file in it is damaged.
+    """
+    runs = []
+    for label, path in find_runs(paths):
+        progress(f"reading {label}")
+        runs.append(read_run(visible(label), path))
+    tables = test_sets(runs)
+    galleries = []
+    for table in tables:
+        progress(f"examples of {table.name}")
+        galleries.append((table.name, cards_for(table.name, runs, cards)))
+    sections = []
+    for number, run in enumerate(runs, start=1):
+        progress(f"curves of {run.label}")
+        sections.append(_section(f"run{number}", run))
+    html = _render(title, tables, galleries, sections, _is_phantom(runs))
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(out.name + ".partial")
+    partial.write_text(html, encoding="utf-8")
+    os.replace(partial, out)
+    return PageFacts(
+        path=out,
+        runs=tuple(run.label for run in runs),
+        test_sets=tuple(table.name for table in tables),
+        num_cards=sum(len(c) for _, c in galleries),
+        num_bytes=out.stat().st_size,
+        notes=tuple(f"{run.label}: {note}" for run in runs for note in run.notes),
+    )
+
+
+def _section(key: str, run: Run) -> _RunSection:
+    first = validation_panel(run.metrics, _validation_levels(run), key)
+    panels = ([first] if first is not None else []) + training_panels(run.metrics, key)
+    headers = [
+        (e.summary.header.name, tuple(flatten({**e.summary.header.identity, "data": e.summary.header.data})))
+        for e in run.evaluations
+    ]
+    return _RunSection(
+        key=key,
+        label=run.label,
+        panels=tuple(panels),
+        groups=groups_of(run),
+        config=tuple(flatten(run.config)),
+        environment=tuple(flatten(run.environment)),
+        evaluations=tuple(headers),
+        notes=run.notes,
+    )
+
+
+def _validation_levels(run: Run) -> dict[str, list[Level]]:
+    """Chance and blind marks of the validation sets, as the training run recorded them."""
+    found: dict[str, list[Level]] = {}
+    for name, facts in run.validation.items():
+        marks = [Level(f"{name}: {word}", facts[key]) for key, word in _MARKS if facts.get(key) is not None]
+        found[name] = marks
+    return found
+
+
+_MARKS = (("chance", "chance"), ("blind_accuracy", "blind baseline"))
+
+
+def _is_phantom(runs: Sequence[Run]) -> bool:
+    sets = {p.dataset for run in runs for e in run.evaluations for p in e.stored.predictions}
+    return any("phantom" in name.lower() for name in sets)
+
+
+def _render(
+    title: str,
+    tables: Sequence[TestSet],
+    galleries: Sequence[tuple[str, Sequence[Card]]],
+    sections: Sequence[_RunSection],
+    is_phantom: bool,
+) -> str:
+    folder = resources.files("osler.report") / "templates"
+    style = (folder / "style.css").read_text(encoding="utf-8")
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.globals["svg"] = Markup  # only our own drawings pass through it
+    template = environment.from_string((folder / "page.html.j2").read_text(encoding="utf-8"))
+    html = template.render(
+        title=title,
+        version=__version__,
+        style=Markup(style),
+        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+        test_sets=tables,
+        grid=strip_grid(),
+        galleries=[(name, cards) for name, cards in galleries if cards],
+        sections=sections,
+        is_phantom=is_phantom,
+    )
+    # A lone surrogate from a damaged file cannot be written as UTF-8.
+    return html.encode("utf-8", errors="backslashreplace").decode("utf-8")

@@ -1,0 +1,198 @@
+"""The numbers of the page as printable lines: one block per test set, one line per model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from osler.evaluate.stats import Interval
+from osler.evaluate.summary import Macro, Row, Summary
+from osler.report.runs import Run
+
+# The strip leaves room for marks at its ends: a value of 0 or 1 is drawn whole.
+_STRIP_START, _STRIP_LENGTH = 2.0, 96.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strip:
+    """Positions of the marks of one line, in percent of the drawing's width."""
+
+    accuracy: float
+    low: float
+    high: float
+    chance: float
+    blind: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One model on one group of questions, every number as printed."""
+
+    model: str
+    template: str
+    accuracy: str
+    interval: str
+    strip: Strip
+    n: str
+    chance: str
+    blind: str
+    over_blind: str
+    parsed: str
+    parsed_accuracy: str
+    parsed_interval: str
+    trouble: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """One table: a test set, or one group of its questions."""
+
+    title: str
+    lines: tuple[Line, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TestSet:
+    """All tables of one test set."""
+
+    name: str
+    overall: Block
+    groups: tuple[Block, ...]
+    failed: tuple[tuple[str, str, str], ...]  # model, question id, what went wrong
+
+
+def percent(value: float | None) -> str:
+    """A fraction as a percentage with one decimal; a dash where there is none."""
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def interval_text(interval: Interval | None) -> str:
+    return "–" if interval is None else f"{percent(interval.low)}–{percent(interval.high)}"
+
+
+def test_sets(runs: Sequence[Run]) -> list[TestSet]:
+    """Every test set that any run was evaluated on, in the order of first appearance."""
+    names = dict.fromkeys(e.summary.header.name for run in runs for e in run.evaluations)
+    return [_test_set(name, runs) for name in names]
+
+
+def _test_set(name: str, runs: Sequence[Run]) -> TestSet:
+    found = [(r.label, e.summary) for r in runs for e in r.evaluations if e.summary.header.name == name]
+    lines = [_line(label, s, s.overall) for label, s in found]
+    return TestSet(
+        name=name,
+        overall=Block(title=name, lines=tuple(lines), notes=tuple(_notes(found))),
+        groups=tuple(_group_blocks(found)),
+        failed=tuple((label, i, text) for label, s in found for i, text in s.errors.items()),
+    )
+
+
+def _group_blocks(found: Sequence[tuple[str, Summary]]) -> Iterator[Block]:
+    for scope in ("modality", "question_type", "dataset"):
+        word = scope.replace("_", " ").replace("dataset", "data set")
+        macros = [(label, s, m) for label, s in found for m in s.macro if m.scope == scope]
+        if macros:
+            yield Block(
+                title=f"mean over {max(m.num_groups for _, _, m in macros)} {word} accuracies (macro)",
+                lines=tuple(_macro_line(label, s, m) for label, s, m in macros),
+                notes=(),
+            )
+        values = dict.fromkeys(g.value for _, s in found for g in s.groups if g.scope == scope)
+        for value in values:
+            rows = [(la, s, g) for la, s in found for g in s.groups if (g.scope, g.value) == (scope, value)]
+            yield Block(
+                title=f"{word}: {value.replace('_', ' ') if scope != 'dataset' else value}",
+                lines=tuple(_line(label, s, g) for label, s, g in rows),
+                notes=(),
+            )
+
+
+def _notes(found: Sequence[tuple[str, Summary]]) -> Iterator[str]:
+    methods = dict.fromkeys(f"{s.overall.interval.method} by {s.cluster_unit}" for _, s in found)
+    yield f"95 % interval: {'; '.join(methods)}."
+    sources: dict[str, list[str]] = {}
+    for label, summary in found:
+        sources.setdefault(summary.blind_source, []).append(label)
+    for source, labels in sources.items():
+        who = "" if len(sources) == 1 else f" ({', '.join(labels)})"
+        yield f"Blind baseline{who}: {source}."
+
+
+def _line(label: str, summary: Summary, row: Row) -> Line:
+    failed = row.outcomes.get("error", 0)
+    refused = row.outcomes.get("refused", 0)
+    trouble = [(row.num_truncated, "truncated"), (refused, "refused"), (failed, "failed")]
+    return Line(
+        model=label,
+        template=summary.header.template,
+        accuracy=percent(row.accuracy),
+        interval=interval_text(row.interval),
+        strip=_strip(row.accuracy, row.interval, row.chance, row.blind_accuracy),
+        n=str(row.n),
+        chance=percent(row.chance),
+        blind=percent(row.blind_accuracy) + _blind_n(row),
+        over_blind=_difference(row.accuracy, row.blind_accuracy),
+        parsed=percent(row.parse_rate),
+        parsed_accuracy=percent(row.parsed_accuracy),
+        parsed_interval=interval_text(row.parsed_interval),
+        trouble=", ".join(f"{count} {word}" for count, word in trouble if count) or "none",
+    )
+
+
+def _macro_line(label: str, summary: Summary, macro: Macro) -> Line:
+    return Line(
+        model=label,
+        template=summary.header.template,
+        accuracy=percent(macro.accuracy),
+        interval=interval_text(macro.interval),
+        strip=_strip(macro.accuracy, macro.interval, macro.chance, macro.blind_accuracy),
+        n=str(summary.overall.n),
+        chance=percent(macro.chance),
+        blind=percent(macro.blind_accuracy),
+        over_blind=_difference(macro.accuracy, macro.blind_accuracy),
+        parsed="–",
+        parsed_accuracy="–",
+        parsed_interval="",
+        trouble="–",
+    )
+
+
+def _blind_n(row: Row) -> str:
+    return f" (n {row.blind_n})" if 0 < row.blind_n < row.n else ""
+
+
+def _difference(accuracy: float, blind: float | None) -> str:
+    return "–" if blind is None else f"{100 * (accuracy - blind):+.1f}".replace("-", "−")
+
+
+def _strip(accuracy: float, interval: Interval, chance: float, blind: float | None) -> Strip:
+    def place(value: float) -> float:
+        return round(_STRIP_START + _STRIP_LENGTH * value, 2)
+
+    return Strip(
+        accuracy=place(accuracy),
+        low=place(interval.low),
+        high=place(interval.high),
+        chance=place(chance),
+        blind=None if blind is None else place(blind),
+    )
+
+
+def strip_grid() -> tuple[tuple[float, str], ...]:
+    """(position, label) of the quarter marks of a strip."""
+    return tuple((_STRIP_START + _STRIP_LENGTH * q, f"{100 * q:g}") for q in (0, 0.25, 0.5, 0.75, 1.0))
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested JSON as dotted names and printed values."""
+    flat: list[tuple[str, str]] = []
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            flat += flatten(value, name + ".")
+        else:
+            flat.append((name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))
+    return flat
