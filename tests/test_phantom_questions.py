@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from scipy.stats import chisquare
@@ -127,3 +128,14 @@ def test_bad_seed_and_bad_part_are_named():
         draw_questions(Modality.CT, 1, -1, "train")
     with pytest.raises(BadInput, match="holdout"):
         draw_questions(Modality.CT, 1, 0, "holdout")
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_the_page_on_phantoms_lists_every_answer(modality):
+    page = Path(__file__).resolve().parents[1] / "docs" / "phantom.md"
+    label = DATASETS[modality].removeprefix("Phantom ")
+    row = next(
+        line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith(f"| {label} |")
+    )
+    for attribute in IMAGINGS[modality].attributes:
+        assert f"**{attribute.name}**: {', '.join(attribute.values)}" in row

@@ -54,9 +54,9 @@ ENHANCING: Mapping[str, tuple[float, float, float, float]] = {
     "liver": (58, 70, 118, 86),
     "liver vein": (40, 66, 190, 96),
     "spleen": (48, 130, 122, 88),
-    "pancreas": (40, 112, 88, 58),
-    "cortex": (34, 230, 185, 120),
-    "medulla": (30, 60, 175, 115),
+    "pancreas": (46, 112, 88, 62),
+    "cortex": (44, 230, 185, 120),
+    "medulla": (40, 60, 175, 115),
     "urine": (4, 4, 6, 700),
     "rim": (88, 120, 165, 140),
 }
@@ -147,7 +147,7 @@ def _lesion(
     distance, angle = polar(x, y, centre)
     kind = scene.values["kind"]
     if kind == "Cyst":
-        paint(hounsfield, edge(radius - distance), 3.0)
+        paint(hounsfield, edge(radius - distance), 0.0)
         return
     if kind == "Lipoma":
         paint(hounsfield, edge(radius - distance / lobulated(rng, angle, 0.05)), -115.0)

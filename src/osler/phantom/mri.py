@@ -189,8 +189,8 @@ def _lesion(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, scene: Scene
     patches, within = smooth_noise(rng, x.shape[0], 34), edge(0.9 * radius - outline)
     return [
         (edge(radius - outline), "tumour"),
-        (within * edge(patches - 0.55, 0.15), "necrosis"),
-        (within * edge(-patches - 0.75, 0.15), "blood"),
+        (within * edge(patches - 0.85, 0.15), "necrosis"),
+        (within * edge(-patches - 1.1, 0.15), "blood"),
     ]
 
 
