@@ -21,7 +21,7 @@ FORMS = ("think", "nothink", "think_after", "plain")
 MAX_CHOICES = len(LETTERS)
 
 _THINK_TAG = re.compile(r"</?think>", re.IGNORECASE)
-_ANY_TAG = re.compile(r"</?(?:think|answer)>")
+_ANY_TAG = re.compile(r"</?(?:think|answer)>", re.IGNORECASE)
 _OPEN_ANSWER = re.compile(r"<answer>", re.IGNORECASE)
 
 
@@ -67,7 +67,7 @@ class Template:
             raise BadInput(
                 f"template {self.name!r} needs reasoning to write a completion; give some or use 'nothink'"
             )
-        if _ANY_TAG.search(thought.lower()):
+        if _ANY_TAG.search(thought):
             raise BadInput(f"the reasoning for template {self.name!r} holds a think or answer tag; remove it")
         if self.form == "plain":
             return answer_letter

@@ -184,7 +184,7 @@ class Rubric:
         Raises `BadInput` where a function returns no finite number. What a function raises passes
         through, with a note that names the function and the question.
         """
-        breakdown = {}
+        breakdown: dict[str, float] = {}
         for name in self.weights:
             try:
                 value = self.functions[name](completion, extraction, question, template)
@@ -231,7 +231,7 @@ def _resolve(name: str) -> RewardFunction:
         raise BadInput(f"reward {name!r}: module {module_name!r} has no function {function_name!r}")
     try:
         inspect.signature(function).bind(None, None, None, None)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise BadInput(
             f"reward {name!r}: the function has to take (completion, extraction, question, template): {error}"
         ) from error
