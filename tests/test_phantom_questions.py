@@ -12,6 +12,7 @@ from osler.audit.blind import blind_accuracy
 from osler.errors import BadInput
 from osler.evaluate.stats import wilson_interval
 from osler.phantom.questions import (
+    DATASETS,
     IMAGINGS,
     NUM_CHOICES,
     PARTS,
