@@ -181,8 +181,8 @@ def render_report(report: DataReport, console: Console) -> None:
             f"[yellow]warning[/yellow] {kind.replace('_', ' ')}: {count:,} (such as {escape(rows)})"
         )
     if report.num_images_in_several_splits:
-        count = f"{report.num_images_in_several_splits:,}"
-        console.print(f"[yellow]warning[/yellow] {count} images stand in more than one split")
+        shared = f"{report.num_images_in_several_splits:,}"
+        console.print(f"[yellow]warning[/yellow] {shared} images stand in more than one split")
     _print_list(console, "bad row", report.bad_rows)
     if report.images is not None:
         _print_list(console, "bad image", report.images.unreadable)

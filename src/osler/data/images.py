@@ -22,7 +22,8 @@ import os
 import stat
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,9 +102,11 @@ class ImageFacts:
 
 def image_facts(path: str) -> ImageFacts:
     """The header of an image file; no pixel is decoded. Raises BadInput as `open_image` does."""
-    image, facts = _open_header(path)
-    image.close()
-    return facts
+    with _open_header(path) as image, _quiet():
+        try:
+            return _facts(image)
+        except Exception:
+            raise _damaged(_name(path)) from None
 
 
 def open_image(path: str) -> Image.Image:
@@ -111,17 +114,26 @@ def open_image(path: str) -> Image.Image:
 
     Raises BadInput with the file's base name; Pillow's own words never appear (they hold memory addresses).
     """
-    image, _ = _open_header(path)
-    with image:
+    with _open_header(path) as image:
         try:
             image.load()
-            upright = ImageOps.exif_transpose(image)
+            with _quiet():
+                upright = ImageOps.exif_transpose(image)
         except Exception:
             raise _damaged(_name(path)) from None
     return _to_rgb(upright)
 
 
-def _open_header(path: str) -> tuple[Image.Image, ImageFacts]:
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No warning of Pillow's: of large images, which our own cap refuses, and of metadata, not of pixels."""
+    # Filters are global to the process; two threads would restore each other's.
+    with _warning_filters, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _open_header(path: str) -> Image.Image:
     """The opened image, not yet decoded, after all checks that its header allows."""
     name = _name(path)
     try:
@@ -135,10 +147,7 @@ def _open_header(path: str) -> tuple[Image.Image, ImageFacts]:
             f"image {name}: {status.st_size / 2**20:.0f} MB, over the cap of {MAX_FILE_BYTES // 2**20} MB; "
             "make it smaller"
         )
-    # Pillow warns of large images, which our own cap refuses, and of metadata that touches no pixel.
-    # Filters are global to the process, hence the lock.
-    with _warning_filters, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _quiet():
         try:
             image = Image.open(path, formats=FORMATS)
         except Image.DecompressionBombError:
@@ -147,15 +156,12 @@ def _open_header(path: str) -> tuple[Image.Image, ImageFacts]:
             ) from None
         except Exception:
             raise _damaged(name) from None
-        try:
-            _check_size(image, name)
-            return image, _facts(image)
-        except BadInput:
-            image.close()
-            raise
-        except Exception:
-            image.close()
-            raise _damaged(name) from None
+    try:
+        _check_size(image, name)
+    except BadInput:
+        image.close()
+        raise
+    return image
 
 
 def _damaged(name: str) -> BadInput:
@@ -175,7 +181,9 @@ def _check_size(image: Image.Image, name: str) -> None:
 
 
 def _facts(image: Image.Image) -> ImageFacts:
-    orientation = image.getexif().get(0x0112, 1)
+    # Asked for EXIF that its header does not have, Pillow's PNG reader decodes the whole image.
+    in_header = image.format != "PNG" or "exif" in image.info
+    orientation = image.getexif().get(0x0112, 1) if in_header else 1
     return ImageFacts(
         format=str(image.format),
         mode=image.mode,

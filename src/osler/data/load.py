@@ -170,5 +170,5 @@ def _describe_bad_rows(root: Path, reader: RowReader) -> str:
     rest = f"; and {more:,} more" if more > 0 else ""
     advice = "fix them or pass --skip-bad to leave them out"
     if any(row.kind == "missing_image" for row in reader.bad):
-        advice += "; for images elsewhere pass --images ROOT, for text alone --no-images"
+        advice += "; images elsewhere: --images ROOT (data.images in a recipe); text alone: --no-images"
     return f"{root}: {len(reader.bad):,} of {reader.num_rows:,} rows are bad: {shown}{rest}; {advice}"

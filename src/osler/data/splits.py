@@ -166,7 +166,7 @@ def _assign(
     fractions: Mapping[str, float],
     seed: int,
 ) -> list[str]:
-    """The split of every question: components in drawn order, each to the split furthest below its share."""
+    """The split of every question: component by component, each to the split furthest below its share."""
     strata: dict[tuple[str, ...], list[tuple[str, Sequence[int]]]] = defaultdict(list)
     for component in components:
         own = {key for i in component for key in keys[i]} or {f"id:{questions[i].id}" for i in component}
@@ -177,7 +177,8 @@ def _assign(
     for stratum in sorted(strata):
         filled = dict.fromkeys(fractions, 0)
         total = 0
-        for _, component in sorted(strata[stratum], key=lambda ranked: ranked[0]):
+        # Large components first: the small ones then even out what those left uneven.
+        for _, component in sorted(strata[stratum], key=lambda ranked: (-len(ranked[1]), ranked[0])):
             total += len(component)
             wanting = {part: share * total - filled[part] for part, share in fractions.items()}
             name = max(wanting, key=wanting.__getitem__)
