@@ -6,11 +6,11 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from released_questions import released_questions
 
 from osler.answers import extract_answer, outcome_of
 from osler.prompts import TEMPLATES
 from osler.records import LETTERS, Extraction, Outcome
+from released_questions import released_questions
 
 CHOICES = ("Fracture", "Kidney", "Normal", "CT")
 A, B, C, D = range(4)

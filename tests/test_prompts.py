@@ -34,41 +34,43 @@ def written(template: Template, letter: str, thinking: str = "The shape fits.") 
 # The released prompts, typed out from the two repositories, with all of their white space.
 RELEASED = {
     "medvlm_r1_complex": (
-        f"\n        {PROBLEM_LINES} \n        Your task: \n        1. Think through the question step by step, "
-        "enclose your reasoning process in <think>...</think> tags. \n        2. Then provide the correct "
-        "single-letter choice (A, B, C, D,...) inside <answer>...</answer> tags.\n        3. No extra information "
-        "or text outside of these tags.\n        "
+        f"\n        {PROBLEM_LINES} \n        Your task: \n        1. Think through the question step by "
+        "step, enclose your reasoning process in <think>...</think> tags. \n        2. Then "
+        "provide the correct single-letter choice (A, B, C, D,...) inside <answer>...</answer> "
+        "tags.\n        3. No extra information or text outside of these tags.\n        "
     ),
     "medvlm_r1_complex_eval": (
-        f"\n    {PROBLEM_LINES} \n    Your task: \n    1. Think through the question step by step, "
-        "enclose your reasoning process in <think>...</think> tags. \n    2. Then provide the correct "
-        "single-letter choice (A, B, C, D,...) inside <answer>...</answer> tags.\n    3. No extra information "
-        "or text outside of these tags.\n    "
+        f"\n    {PROBLEM_LINES} \n    Your task: \n    1. Think through the question step by step, enclose "
+        "your reasoning process in <think>...</think> tags. \n    2. Then provide the correct "
+        "single-letter choice (A, B, C, D,...) inside <answer>...</answer> tags.\n    3. No "
+        "extra information or text outside of these tags.\n    "
     ),
     "medvlm_r1_simple": (
-        f"\n    {PROBLEM_LINES} \n    Your task: provide the correct single-letter choice (A, B, C, D,...).\n    "
+        f"\n    {PROBLEM_LINES} \n    Your task: provide the correct single-letter choice (A, B, C, "
+        "D,...).\n    "
     ),
     "med_r1_think": (
-        f"{PROBLEM_INLINE} Your task: 1. Think through the question step by step, enclose your reasoning process "
-        "in <think>...</think> tags. 2. Then provide the correct single-letter choice (A, B, C, D,...) inside "
-        "<answer>...</answer> tags. 3. No extra information or text outside of these tags."
+        f"{PROBLEM_INLINE} Your task: 1. Think through the question step by step, enclose your reasoning "
+        "process in <think>...</think> tags. 2. Then provide the correct single-letter choice "
+        "(A, B, C, D,...) inside <answer>...</answer> tags. 3. No extra information or text "
+        "outside of these tags."
     ),
     "med_r1_nothink": (
         f"{PROBLEM_INLINE} Your task: 1. Provide the correct single-letter choice (A, B, C, D,...) inside "
         "<answer>...</answer> tags. 2. No extra information or text outside of this tag."
     ),
     "med_r1_think_eval": (
-        f"{PROBLEM_INLINE} Think through the question step by step in <think>...</think> tags. Then provide the "
-        "correct single-letter choice (A, B, C, D,...) inside <answer>...</answer> tags."
+        f"{PROBLEM_INLINE} Think through the question step by step in <think>...</think> tags. Then provide "
+        "the correct single-letter choice (A, B, C, D,...) inside <answer>...</answer> tags."
     ),
     "med_r1_nothink_eval": (
         f"{PROBLEM_INLINE} Provide the correct single-letter choice (A, B, C, D,...) inside "
         "<answer>...</answer> tags."
     ),
-    "med_r1_zero_shot": f"{PROBLEM_INLINE} Provide the correct single-letter choice (A, B, C, D,...).",
+    "med_r1_zero_shot": (f"{PROBLEM_INLINE} Provide the correct single-letter choice (A, B, C, D,...)."),
     "med_r1_readme": (
-        f"{PROBLEM_INLINE} First output the thinking process in <think> </think> and final choice (A, B, C, D ...) "
-        "in <answer> </answer> tags."
+        f"{PROBLEM_INLINE} First output the thinking process in <think> </think> and final choice (A, B, C, "
+        "D ...) in <answer> </answer> tags."
     ),
 }
 
