@@ -75,16 +75,15 @@ def fit_blind(questions: Sequence[Question]) -> BlindModel:
 
     if not questions:
         raise BadInput("blind baseline: no questions to fit on; name a data set with training questions")
-    question_words: dict[str, int] = {}
-    choice_words: dict[str, int] = {}
     # In the digest's order the fit cannot depend, not even by rounding, on where the right choice stood.
     orders = [sorted(range(len(question.choices)), key=partial(_digest, question)) for question in questions]
-    for question in questions:
-        for word in _question_words(question):
-            question_words.setdefault(word, len(question_words) + 1)
-        for choice in question.choices:
-            for word in _choice_words(choice):
-                choice_words.setdefault(word, len(choice_words))
+    # Sorted, so that neither the order of the words nor Python's string hashing numbers the features.
+    asked = sorted(set[str]().union(*map(_question_words, questions)))
+    offered = sorted(
+        {word for question in questions for choice in question.choices for word in _choice_words(choice)}
+    )
+    question_words = {word: number for number, word in enumerate(asked, start=1)}
+    choice_words = {word: number for number, word in enumerate(offered)}
     keys, lengths = _feature_keys(questions, question_words, choice_words, orders)
     features, counts = np.unique(keys, return_counts=True)
     idf = np.log((1 + len(lengths)) / (1 + counts)) + 1

@@ -82,8 +82,8 @@ def cluster_bootstrap_interval(
     """Percentile interval of the accuracy when whole clusters are drawn with replacement.
 
     `correct` [n] holds 0 or 1, `clusters` [n] the cluster of each answer. Where every cluster has the
-    same number of right and wrong answers there is nothing to resample and the bounds coincide;
-    `accuracy_interval` takes another method then.
+    same mean, resampling shows no spread and the bounds coincide; `accuracy_interval` takes another method
+    then.
     """
     sums, sizes, counts = _cluster_kinds(_zeros_and_ones(correct), clusters)
     return _percentiles(_resampled_means(sums, sizes, counts, resamples, seed), confidence)
@@ -98,8 +98,8 @@ def accuracy_interval(
 ) -> Interval:
     """The interval that fits the data; `method` names it.
 
-    Wilson where every cluster has one answer; else the cluster bootstrap; where all clusters came out the
-    same (all answers right, say) a Wilson interval that counts each cluster once, because a bootstrap
+    Wilson where every cluster has one answer; else the cluster bootstrap; where all clusters have the
+    same mean (all answers right, say) a Wilson interval that counts each cluster once, because a bootstrap
     would have no width.
     """
     values = _zeros_and_ones(correct)
@@ -107,7 +107,7 @@ def accuracy_interval(
     num_clusters = int(counts.sum())
     if num_clusters == len(values):
         return wilson_interval(int(values.sum()), len(values), confidence)
-    if len(counts) > 1:
+    if not _all_alike(sums, sizes):
         return _percentiles(_resampled_means(sums, sizes, counts, resamples, seed), confidence)
     bounds = wilson_interval(float(values.mean()) * num_clusters, num_clusters, confidence)
     return Interval(bounds.low, bounds.high, WILSON_OVER_CLUSTERS)
@@ -148,7 +148,7 @@ def paired_cluster_bootstrap(
     """
     first, second = _pair(a, b)
     sums, sizes, counts = _cluster_kinds(second - first, clusters)
-    if len(counts) > 1:
+    if not _all_alike(sums, sizes):
         return _percentiles(_resampled_means(sums, sizes, counts, resamples, seed), confidence)
     difference = float(np.mean(second - first))
     reach = wilson_interval(0, int(counts.sum()), confidence).high
@@ -202,6 +202,11 @@ def _cluster_kinds(
     sizes = np.bincount(member_of)
     kinds, counts = np.unique(np.stack([sums, sizes], axis=1), axis=0, return_counts=True)
     return kinds[:, 0], kinds[:, 1], counts
+
+
+def _all_alike(sums: NDArray[np.int64], sizes: NDArray[np.int64]) -> bool:
+    """Whether every cluster has the same mean, so that resampling would show no spread."""
+    return bool(np.all(sums * sizes[0] == sums[0] * sizes))
 
 
 def _resampled_means(
