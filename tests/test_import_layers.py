@@ -50,6 +50,7 @@ LAYERS = {
     "osler.demo": 7.1,  # the demo writes a report
     "osler.study": 7.1,
     "osler.cli": 8.0,
+    "osler.__main__": 9.0,
 }
 TORCH_STARTS = 3.0
 NO_TORCH = ("osler.report",)  # above layer 2, and torch-free all the same

@@ -1,0 +1,177 @@
+"""One image, one question: what the model thinks, what it answers, and how its options compare.
+
+The option probabilities are the model's own, read where it wrote its answer. Nobody has checked them
+against outcomes, and they are never called a confidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from math import exp
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from osler.answers import extract_answer, outcome_of
+from osler.data.images import open_image
+from osler.errors import BadInput
+from osler.evaluate.trained import how_trained
+from osler.policy.load import Policy, load_policy
+from osler.prompts import Template, get_template, thinking_spans
+from osler.records import LETTERS, Completion, Question
+from osler.rollout.engine import choice_logprobs, complete
+from osler.rollout.sampling import Sampling
+
+RESEARCH_USE = "For research only, not a medical device. The thinking need not be the reason for the answer."
+UNCALIBRATED = "The model's own probabilities of the letters; not calibrated, not a measure of being right."
+_HOW_NONE = "no answer could be read"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What came of one question.
+
+    >>> Answer(question="Which organ?", choices=("Liver", "Lung"), template="nothink",
+    ...        text="<answer>B</answer>", thinking="", letter="B", choice="Lung", how="exact",
+    ...        status="answered", truncated=False, option_probabilities=(0.2, 0.8)).choice
+    'Lung'
+    """
+
+    question: str
+    choices: tuple[str, ...]
+    template: str
+    text: str  # the whole completion
+    thinking: str  # what stands inside the think tags, "" without any
+    letter: str | None  # None where nothing could be read
+    choice: str | None
+    how: str  # Extraction.how
+    status: str  # "answered", "unparsed", "truncated" or "refused"
+    truncated: bool  # the completion hit the token limit
+    option_probabilities: tuple[float, ...] | None  # one per choice, sum 1; None where no answer was begun
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, with what they must not be taken for."""
+        return {**asdict(self), "probabilities_are": UNCALIBRATED, "use": RESEARCH_USE}
+
+
+def parse_choices(text: str) -> tuple[str, ...]:
+    """The choices of the command line: "kidney; liver; spleen". Raises BadInput.
+
+    >>> parse_choices("kidney; liver;spleen")
+    ('kidney', 'liver', 'spleen')
+    """
+    choices = tuple(part.strip() for part in text.split(";"))
+    if choices[-1:] == ("",):
+        choices = choices[:-1]
+    if not 2 <= len(choices) <= len(LETTERS):
+        raise BadInput(f'--choices {text!r}: {len(choices)} choices; give 2 to {len(LETTERS)} as "a; b; c"')
+    if "" in choices:
+        raise BadInput(f"--choices {text!r}: choice {choices.index('') + 1} is empty")
+    if len(set(choices)) < len(choices):
+        twice = next(c for c in choices if choices.count(c) > 1)
+        raise BadInput(f"--choices {text!r}: {twice!r} is given twice")
+    return choices
+
+
+def ask(
+    policy: Policy,
+    image: str,
+    question: str,
+    choices: Sequence[str],
+    template: Template,
+    sampling: Sampling | None = None,
+) -> Answer:
+    """Ask one question about one image file. Raises BadInput where image or question cannot be used."""
+    if not question.strip():
+        raise BadInput("the question is empty")
+    open_image(image)
+    # The right answer is not known; index 0 only fills the record and is never looked at.
+    record = Question(id="ask", text=question, choices=tuple(choices), answer_index=0, images=(image,))
+    ((completion,),) = complete(policy, [record], template, sampling or Sampling())
+    (logprobs,) = choice_logprobs(policy, [record], template, [completion])
+    return read_answer(record, template, completion, logprobs)
+
+
+def ask_model(
+    model: str, image: str, question: str, choices: str, template: str | None, max_completion_tokens: int
+) -> Answer:
+    """Load a model and ask it once, as it was trained; `choices` as on the command line."""
+    options = parse_choices(choices)
+    open_image(image)
+    how = how_trained(model)
+    form = get_template(template or how.template)
+    policy = load_policy(model, precision=how.precision, min_pixels=how.min_pixels, max_pixels=how.max_pixels)
+    return ask(policy, image, question, options, form, Sampling(max_completion_tokens))
+
+
+def read_answer(
+    question: Question, template: Template, completion: Completion, logprobs: Sequence[float] | None
+) -> Answer:
+    """The answer record of a completion; `logprobs` [num_choices] in nats, or None."""
+    extraction = extract_answer(completion.text, question.choices)
+    index = extraction.index
+    status = "answered"
+    if index is None:
+        status = outcome_of(extraction, question.answer_index, completion.truncated, completion.text).value
+    return Answer(
+        question=question.text,
+        choices=question.choices,
+        template=template.name,
+        text=completion.text,
+        thinking=_thinking(completion.text),
+        letter=None if index is None else LETTERS[index],
+        choice=None if index is None else question.choices[index],
+        how=extraction.how,
+        status=status,
+        truncated=completion.truncated,
+        option_probabilities=None if logprobs is None else tuple(exp(value) for value in logprobs),
+    )
+
+
+def _thinking(text: str) -> str:
+    parts = []
+    for start, end in thinking_spans(text):
+        inner = text[start:end]
+        for tag in ("<think>", "</think>"):
+            inner = inner.replace(tag, "")
+        parts.append(inner.strip())
+    return "\n".join(part for part in parts if part)
+
+
+def print_answer(answer: Answer, console: Console) -> None:
+    """Print for a reader: thinking, answer, how it was read, and the options."""
+
+    def say(text: str = "") -> None:
+        console.print(text, highlight=False, soft_wrap=False)
+
+    if answer.thinking:
+        say("[bold]Thinking[/bold]")
+        say(escape(printable(answer.thinking)))
+    if answer.letter is not None and answer.choice is not None:
+        say(
+            f"[bold]Answer[/bold]  {answer.letter}) {escape(printable(answer.choice))}   (read: {answer.how})"
+        )
+    else:
+        say(f"[bold]Answer[/bold]  {_HOW_NONE} ({answer.status}). The completion was:")
+        say(escape(printable(answer.text)) or "(empty)")
+    if answer.truncated:
+        say("The completion was cut off at the token limit.")
+    if answer.option_probabilities is None:
+        say("Options: no probabilities, because the completion never began an answer.")
+    else:
+        say("[bold]Options[/bold]")
+        for letter, choice, share in zip(LETTERS, answer.choices, answer.option_probabilities, strict=False):
+            say(f"  {letter}) {100 * share:5.1f} %  {escape(printable(choice))}")
+        say(f"  {UNCALIBRATED}")
+    say(RESEARCH_USE)
+
+
+def printable(text: str) -> str:
+    """Text that cannot drive a terminal: control characters other than new lines are written out.
+
+    >>> printable("ok\\x1b[31m")
+    'ok[U+001B][31m'
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else f"[U+{ord(c):04X}]" for c in text)

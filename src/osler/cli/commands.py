@@ -1,0 +1,338 @@
+"""One function per command, everything heavy imported inside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from osler import __version__
+from osler.cli.output import Output
+from osler.errors import BadInput
+
+app = typer.Typer(
+    name="osler",
+    help="Train, test and question small vision-language models on medical multiple-choice questions. "
+    "For research only, not a medical device.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+data_app = typer.Typer(help="Look through a data set, or convert it.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Images = Annotated[str | None, typer.Option(help="Folder where relative image paths start.")]
+NoImages = Annotated[bool, typer.Option("--no-images", help="Read the questions alone.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad rows out, and list them.")]
+ModalityOption = Annotated[
+    str | None, typer.Option("--modality", help="Imaging modality, where the data does not say.")
+]
+GroupColumn = Annotated[
+    str | None, typer.Option("--group", help="Column that names patient, specimen or other group.")
+]
+Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.")]
+DATA_HELP = (
+    "OmniMedVQA root, Med-R1, MedVLM-R1 or HuatuoGPT-Vision JSON, or a folder with questions.jsonl; "
+    "PATH#split for one split of it."
+)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    if version:
+        print(f"osler {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for data, runs and report.")] = Path("runs/demo"),
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """The MedVLM-R1 experiment in miniature: phantom data, zero-shot, SFT and GRPO, table and report."""
+    with Output(as_json) as output:
+        from osler.demo import run
+
+        output.result(run(out, seed))
+
+
+@app.command()
+def phantom(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write; must not exist.")],
+    images: Annotated[int, typer.Option(help="Images per modality; two questions each.")] = 200,
+    seed: Seed = 0,
+    plant: Annotated[
+        str | None, typer.Option(help="Plant a fault for audits to find: leak or shortcut.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a synthetic benchmark in OmniMedVQA's layout: train, validation and test parts."""
+    with Output(as_json) as output:
+        from osler.phantom.benchmark import write_benchmark
+
+        with output.progress("drawing") as advance:
+            write_benchmark(directory, images, seed, plant, progress=advance)
+        facts = json.loads((directory / "phantom.json").read_text(encoding="utf-8"))
+        output.result(
+            {"out": str(directory), **facts}, f"{directory}: train/, validation/, test/, contact_sheet.png"
+        )
+
+
+@app.command("phantom-base")
+def phantom_base(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Checkpoint folder to write.")],
+    as_json: Json = False,
+) -> None:
+    """Rebuild the tiny base model that ships with the package, to the same bars."""
+    with Output(as_json) as output:
+        from osler.phantom_base.recipe import build
+
+        output.result(build(out))
+
+
+@data_app.command("check")
+def data_check(
+    data: Annotated[str, typer.Argument(metavar="DATA", help=DATA_HELP)],
+    images: Images = None,
+    no_images: NoImages = False,
+    modality: ModalityOption = None,
+    group: GroupColumn = None,
+    skip_bad: SkipBad = False,
+    as_json: Json = False,
+) -> None:
+    """Read every question and image; count modality x question type, chance level, and what is wrong."""
+    with Output(as_json) as output:
+        from osler.data.check import build_report, render_report
+        from osler.data.load import load_questions
+
+        loaded = load_questions(
+            data,
+            images_root=images,
+            no_images=no_images,
+            modality=modality,
+            skip_bad=True,
+            subject_column=group,
+        )
+        with output.progress("images") as advance:
+            report = build_report(loaded, progress=advance)
+        output.result(report.to_json(), lambda console: render_report(report, console))
+        if not report.ok and not skip_bad:
+            raise BadInput(f"{data}: not every row can be used; --skip-bad leaves the bad ones out")
+
+
+@data_app.command("convert")
+def data_convert(
+    data: Annotated[str, typer.Argument(metavar="DATA", help=DATA_HELP)],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; must not exist.")],
+    split: Annotated[
+        str | None, typer.Option(help="Split anew by image, group, modality or question_type.")
+    ] = None,
+    fractions: Annotated[
+        str | None, typer.Option(help="Of the drawn splits, e.g. train=0.7,validation=0.1,test=0.2.")
+    ] = None,
+    seed: Seed = 0,
+    images: Images = None,
+    no_images: NoImages = False,
+    modality: ModalityOption = None,
+    group: GroupColumn = None,
+    skip_bad: SkipBad = False,
+    as_json: Json = False,
+) -> None:
+    """Write a data set in Osler's own format, with splits that keep images (or groups) together."""
+    with Output(as_json) as output:
+        from osler.data.convert import convert
+        from osler.data.splits import DEFAULT_FRACTIONS, parse_fractions
+
+        with output.progress("images") as advance:
+            result = convert(
+                data,
+                out,
+                split=split,
+                fractions=DEFAULT_FRACTIONS if fractions is None else parse_fractions(fractions),
+                seed=seed,
+                images_root=images,
+                no_images=no_images,
+                modality=modality,
+                skip_bad=skip_bad,
+                subject_column=group,
+                progress=advance,
+            )
+        output.result(result.to_json())
+
+
+Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a shipped recipe, or a TOML file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Changes to the recipe, e.g. optim.lr=1e-5."),
+]
+RunFolder = Annotated[Path, typer.Option("--out", help="Run folder to write.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest complete checkpoint.")]
+
+
+@app.command()
+def grpo(
+    recipe: Recipe,
+    out: RunFolder,
+    overrides: Overrides = None,
+    resume: Resume = False,
+    as_json: Json = False,
+) -> None:
+    """Train with GRPO: rewards on the model's own completions."""
+    _train("grpo", recipe, out, overrides, resume, as_json)
+
+
+@app.command()
+def sft(
+    recipe: Recipe,
+    out: RunFolder,
+    overrides: Overrides = None,
+    resume: Resume = False,
+    as_json: Json = False,
+) -> None:
+    """Train on the right answers themselves: the papers' baseline."""
+    _train("sft", recipe, out, overrides, resume, as_json)
+
+
+def _train(
+    method: str, recipe: str, out: Path, overrides: list[str] | None, resume: bool, as_json: bool
+) -> None:
+    with Output(as_json) as output:
+        from osler.train.run import run_recipe
+
+        output.result(run_recipe(method, recipe, out, overrides or [], resume))
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Option(help="Checkpoint folder, run folder, hub id or phantom-base.")],
+    data: Annotated[str, typer.Option(help=DATA_HELP)],
+    out: RunFolder,
+    template: Annotated[
+        str | None, typer.Option(help="Prompt template; default: the run's own, else think.")
+    ] = None,
+    blind_from: Annotated[
+        str | None, typer.Option(help="Data that the blind baseline is fitted on; default: the run's own.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Ask a fixed random N of the questions.")] = None,
+    images: Images = None,
+    modality: ModalityOption = None,
+    skip_bad: SkipBad = False,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    max_completion_tokens: Annotated[int, typer.Option(help="Longest completion.")] = 256,
+    seed: Seed = 0,
+    min_pixels: Annotated[int | None, typer.Option(help="Smallest image; default: as trained.")] = None,
+    max_pixels: Annotated[int | None, typer.Option(help="Largest image; default: as trained.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32 or bf16; default: as trained.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Questions between two saves.")] = 64,
+    as_json: Json = False,
+) -> None:
+    """Ask every question once: accuracy with interval, n, chance and blind baseline."""
+    with Output(as_json) as output:
+        from osler.evaluate.run import Request, run_evaluation
+        from osler.evaluate.summary import summary_to_json
+        from osler.evaluate.summary_table import print_summary
+
+        request = Request(
+            model=model,
+            data=data,
+            out=out,
+            template=template,
+            limit=limit,
+            images=images,
+            modality=modality,
+            skip_bad=skip_bad,
+            temperature=temperature,
+            max_completion_tokens=max_completion_tokens,
+            seed=seed,
+            min_pixels=min_pixels,
+            max_pixels=max_pixels,
+            precision=precision,
+            batch_size=batch_size,
+        )
+        blind = _blind_fit(request, blind_from, output.note)
+        with output.progress("questions") as advance:
+            summary = run_evaluation(request, blind, progress=advance, note=output.note)
+        output.result(summary_to_json(summary), lambda console: print_summary(summary, console))
+
+
+def _blind_fit(request: Any, blind_from: str | None, note: Callable[[str], None]) -> Any:
+    """What the blind baseline is fitted on: --blind-from, else the run's training questions, else nothing."""
+    from osler.evaluate.run import BlindFit, load_part
+    from osler.evaluate.trained import how_trained
+
+    if blind_from is not None:
+        if blind_from == request.data:
+            raise BadInput(f"--blind-from {blind_from}: is the test data; leave it out to cross-validate")
+        found = load_part(
+            blind_from, images=None, modality=request.modality, skip_bad=request.skip_bad, no_images=True
+        )
+        return BlindFit(name=blind_from, questions=found)
+    how = how_trained(request.model)
+    if how.run is None or how.config is None:
+        return None
+    from osler.train.run import training_questions
+
+    try:
+        trained_on = training_questions(how.config.data)
+    except BadInput as error:
+        note(f"blind baseline: the training questions of {how.run.name} cannot be read: {error}")
+        note("blind baseline: cross-validating within the test set instead")
+        return None
+    return BlindFit(name=f"the training questions of {how.run.name}", questions=trained_on)
+
+
+@app.command()
+def ask(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Checkpoint or run folder, hub id, phantom-base.")
+    ],
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="Image file.")],
+    question: Annotated[str, typer.Argument(metavar="QUESTION")],
+    choices: Annotated[str, typer.Option(help='The options: "kidney; liver; spleen".')],
+    template: Annotated[
+        str | None, typer.Option(help="Prompt template; default: the run's own, else think.")
+    ] = None,
+    max_completion_tokens: Annotated[int, typer.Option(help="Longest completion.")] = 256,
+    as_json: Json = False,
+) -> None:
+    """One image, one question: thinking, answer, option probabilities."""
+    with Output(as_json) as output:
+        from osler.ask import ask_model, print_answer
+
+        answer = ask_model(model, image, question, choices, template, max_completion_tokens)
+        output.result(answer.to_json(), lambda console: print_answer(answer, console))
+
+
+@app.command()
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN_OR_STUDY...", help="Run folders, or folders of them.")
+    ],
+    out: Annotated[Path, typer.Option(help="HTML file to write.")],
+    title: Annotated[str, typer.Option(help="Heading of the page.")] = "Osler report",
+    as_json: Json = False,
+) -> None:
+    """One self-contained HTML page: results, curves, example images with thinking and answer."""
+    with Output(as_json) as output:
+        from osler.report.page import write_report
+
+        facts = write_report(runs, out, title, progress=output.note)
+        for note in facts.notes:
+            output.note(note)
+        shown = {
+            "page": str(facts.path),
+            "runs": facts.runs,
+            "test_sets": facts.test_sets,
+            "num_examples": facts.num_cards,
+            "num_bytes": facts.num_bytes,
+            "notes": facts.notes,
+        }
+        output.result(shown, f"{facts.path}: {len(facts.runs)} runs, {facts.num_bytes / 1e6:.1f} MB")

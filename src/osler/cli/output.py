@@ -1,0 +1,82 @@
+"""Where a command's words go: the result to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, raised where the program stands, so that Ctrl-C and SIGTERM are saved by the same code."""
+
+
+class Interrupted(Exception):
+    """A command was stopped by a signal; what was done so far is on disk."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("stopped; what was finished is saved, the same command goes on from there")
+        self.exit_code = exit_code
+
+
+class Output:
+    """Keeps stdout for the result: while a command works, whatever it prints goes to stderr."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+        self._stdout = sys.stdout
+        self._redirect = contextlib.redirect_stdout(sys.stderr)
+
+    def __enter__(self) -> Output:
+        self._redirect.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._redirect.__exit__(kind, error, trace)
+        if isinstance(error, KeyboardInterrupt):
+            # The command-line library would turn both signals into one exit code.
+            raise Interrupted(143 if isinstance(error, Terminated) else 130) from error
+
+    def note(self, text: str) -> None:
+        print(text, file=sys.stderr)
+
+    def result(self, values: Any, shown: str | Callable[[Console], None] | None = None) -> None:
+        """Print the result: as JSON, else as given, else its plain values line by line.
+
+        Of several processes started by torchrun the first one speaks for all.
+        """
+        if os.environ.get("RANK", "0") != "0":
+            return
+        if self.as_json:
+            print(json.dumps(values, default=str), file=self._stdout, flush=True)
+            return
+        from rich.console import Console
+
+        console = Console(file=self._stdout)
+        if shown is None:
+            for key, value in values.items():
+                console.print(f"{key}: {value}", markup=False, highlight=False)
+        elif isinstance(shown, str):
+            console.print(shown, markup=False, highlight=False)
+        else:
+            shown(console)
+
+    @contextlib.contextmanager
+    def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
+        """A bar on stderr; call it with what is done and the total."""
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task(what, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,257 @@
+"""`osler evaluate`: from a model and a data set to a run folder with predictions and numbers.
+
+The run folder belongs to one model, template and sampling; it may hold several test sets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from osler.data.load import load_questions
+from osler.errors import BadInput
+from osler.evaluate.predictions import read_predictions
+from osler.evaluate.runner import choose_questions, evaluate
+from osler.evaluate.summary import Summary, blind_baseline, cluster_of, summarize, write_summary
+from osler.evaluate.trained import how_trained
+from osler.policy.load import Policy, load_policy, model_digest, resolve_checkpoint
+from osler.prompts import get_template
+from osler.records import Prediction, Question
+from osler.rollout.sampling import Sampling
+
+PACKAGES = ("torch", "transformers", "peft", "safetensors", "numpy", "pillow", "scikit-learn")
+_PART_NAMES = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What was asked for on the command line. None means: as the model was trained, else the default."""
+
+    model: str  # checkpoint folder, run folder, hub id, or "phantom-base"
+    data: str  # "PATH" or "PATH#split"
+    out: Path
+    template: str | None = None
+    limit: int | None = None
+    images: str | None = None
+    modality: str | None = None
+    skip_bad: bool = False
+    temperature: float = 0.0
+    max_completion_tokens: int = 256
+    seed: int = 0
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    precision: str | None = None
+    batch_size: int = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlindFit:
+    """Questions that the blind baseline is fitted on, and what they are called."""
+
+    name: str
+    questions: Sequence[Question]
+
+
+def load_part(
+    data: str, *, images: str | None, modality: str | None, skip_bad: bool, no_images: bool = False
+) -> tuple[Question, ...]:
+    """Questions of "PATH" or, where no such path exists, of one split: "PATH#split"."""
+    path, split = data, ""
+    if "#" in data and not Path(data).exists():
+        path, _, split = data.rpartition("#")
+    return load_questions(
+        path,
+        images_root=images,
+        no_images=no_images,
+        modality=modality,
+        skip_bad=skip_bad,
+        split=split or None,
+    ).questions
+
+
+def name_of(data: str) -> str:
+    """What a test set is called in file names and tables.
+
+    >>> name_of("phantom/test"), name_of("files/CT_test.json"), name_of("mine#test")
+    ('phantom-test', 'CT_test', 'mine-test')
+    """
+    path, _, split = data.partition("#") if not Path(data).exists() else (data, "", "")
+    parts = Path(path).resolve().with_suffix("").parts[-2:]
+    words = parts if parts[-1] in _PART_NAMES else parts[-1:]
+    name = re.sub(r"[^\w.-]+", "_", "-".join([*words, *([split] if split else [])]))
+    return name.lstrip(".") or "test"
+
+
+def run_evaluation(
+    request: Request,
+    blind: BlindFit | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    note: Callable[[str], None] = lambda text: None,
+) -> Summary:
+    """Evaluate and write `config.json`, `environment.json`, `predictions/`, `questions/`, `summary.json`.
+
+    Raises BadInput for anything wrong with model, data or an `out` that belongs to another run.
+    """
+    how = how_trained(request.model)
+    template = get_template(request.template or how.template)
+    if request.template is None:
+        note(f"--template not given: {template.name}, {how.says}")
+    _refuse_foreign_run(request.out)
+    questions = choose_questions(
+        load_part(request.data, images=request.images, modality=request.modality, skip_bad=request.skip_bad),
+        request.limit,
+    )
+    blind = None if blind is None else without_test_questions(blind, questions, note)
+    precision = request.precision or how.precision
+    min_pixels = how.min_pixels if request.min_pixels is None else request.min_pixels
+    max_pixels = how.max_pixels if request.max_pixels is None else request.max_pixels
+    policy = load_policy(request.model, precision=precision, min_pixels=min_pixels, max_pixels=max_pixels)
+    digest = policy_digest(policy)
+    sampling = Sampling(
+        max_completion_tokens=request.max_completion_tokens,
+        temperature=request.temperature,
+        seed=request.seed,
+    )
+    settings = {"min_pixels": min_pixels, "max_pixels": max_pixels, "precision": precision}
+    name = name_of(request.data)
+    facts = {"data": request.data, "limit": request.limit, "num_questions": len(questions)}
+    shared = {"model_digest": digest, "template": template.name, **asdict(sampling), **settings}
+    _write_config(request, resolve_checkpoint(request.model), shared, name, facts)
+    _write_environment(request.out, policy, digest)
+    predictions = evaluate(
+        policy,
+        questions,
+        template,
+        request.out,
+        name,
+        sampling,
+        model=request.model,
+        model_digest=digest,
+        data=request.data,
+        settings=settings,
+        batch_size=request.batch_size,
+        progress=progress,
+        note=note,
+    )
+    return finish(request.out, name, questions, predictions, blind)
+
+
+def finish(
+    out: Path,
+    name: str,
+    questions: Sequence[Question],
+    predictions: Sequence[Prediction],
+    blind: BlindFit | None,
+) -> Summary:
+    """Fit the blind baseline, compute every number, write `blind/<name>.json` and `summary.json`."""
+    header = read_predictions(out / "predictions" / f"{name}.jsonl").header
+    clusters = {p.question_id: cluster_of(p) for p in predictions}
+    fit_on, fit_name = (None, "") if blind is None else (blind.questions, blind.name)
+    baseline = blind_baseline(questions, clusters, fit_on, fit_name)
+    summary = summarize(predictions, header, baseline)
+    _write_json(out / "blind" / f"{name}.json", asdict(baseline))
+    write_summary(out, summary)
+    return summary
+
+
+def without_test_questions(
+    blind: BlindFit, questions: Sequence[Question], note: Callable[[str], None]
+) -> BlindFit:
+    """The blind baseline's questions that are not asked here. Raises BadInput where none is left."""
+    asked = {(q.id, q.text, q.choices) for q in questions}
+    kept = [q for q in blind.questions if (q.id, q.text, q.choices) not in asked]
+    dropped = len(blind.questions) - len(kept)
+    if not kept:
+        raise BadInput(f"blind baseline: every question of {blind.name} is a test question; name other data")
+    if not dropped:
+        return blind
+    note(f"blind baseline: {dropped} questions of {blind.name} are test questions; left out")
+    return BlindFit(name=f"{blind.name}, without its {dropped} test questions", questions=kept)
+
+
+def policy_digest(policy: Policy) -> str:
+    """SHA-256 that stands for the weights: of the checkpoint's files, with those of an adapter's base."""
+    folder = policy.folder
+    if folder is None:
+        from transformers.utils import cached_file
+
+        config = cached_file(resolve_checkpoint(policy.path), "config.json", local_files_only=True)
+        folder = Path(str(config)).parent
+    return _folder_digest(folder)
+
+
+def _folder_digest(folder: Path) -> str:
+    own = model_digest(folder)
+    adapter = folder / "adapter_config.json"
+    if not adapter.is_file():
+        return own
+    base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    base_folder = Path(resolve_checkpoint(base))
+    # A base on the hub is named by its id: its files may not be on this machine.
+    below = _folder_digest(base_folder) if base_folder.is_dir() else base
+    return hashlib.sha256(f"{own} on {below}".encode()).hexdigest()
+
+
+def _refuse_foreign_run(out: Path) -> None:
+    path = out / "config.json"
+    if path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("kind") != "evaluate":
+        raise BadInput(f"{out}: holds a run of another kind (a training?); choose another --out")
+
+
+def _write_config(
+    request: Request, checkpoint: str, shared: dict[str, Any], name: str, facts: dict[str, Any]
+) -> None:
+    path = request.out / "config.json"
+    values: dict[str, Any] = {
+        "kind": "evaluate",
+        "model": request.model,
+        "checkpoint": checkpoint,
+        **shared,
+        "test_sets": {},
+    }
+    if path.is_file():
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        for key, value in shared.items():
+            if stored.get(key) != value:
+                raise BadInput(
+                    f"{request.out}: holds an evaluation with {key} = {stored.get(key)!r}, now asked with "
+                    f"{value!r}; choose another --out"
+                )
+        values["test_sets"] = stored["test_sets"]
+    values["test_sets"][name] = facts
+    _write_json(path, values)
+
+
+def _write_environment(out: Path, policy: Policy, digest: str) -> None:
+    device = policy.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    _write_json(
+        out / "environment.json",
+        {
+            "osler": version("osler"),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "packages": {package: version(package) for package in PACKAGES},
+            "device": str(device),
+            "device_name": name,
+            "threads": torch.get_num_threads(),
+            "model_digest": digest,
+        },
+    )
+
+
+def _write_json(path: Path, values: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, path)
