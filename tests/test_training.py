@@ -1,0 +1,285 @@
+"""Training runs: exact resume, micro-batches, processes, adapters, checkpoints (DESIGN section 6, 6-7)."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from osler import checkpoint as checkpoints
+from osler.config import to_json
+from osler.errors import BadInput
+from osler.policy.load import load_policy
+from osler.runtime import Stop, World
+from osler.tracking import JsonLines
+from osler.train import loop as loops
+from osler.train.loop import build_learner
+from training_case import config, questions, run
+
+
+def weights(run_folder: Path, step: int) -> dict[str, torch.Tensor]:
+    folder = checkpoints.step_folder(run_folder, step)
+    file = folder / "adapter_model.safetensors"
+    return load_file(file if file.is_file() else folder / "model.safetensors")
+
+
+def assert_same_weights(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+def rollout_texts(run_folder: Path) -> list[Any]:
+    return [
+        (r["step"], r["question_id"], [(x["text"], x["reward"], x["advantage"]) for x in r["rollouts"]])
+        for r in JsonLines(run_folder / "rollouts.jsonl")
+    ]
+
+
+def losses(run_folder: Path) -> list[Any]:
+    return [
+        (r["step"], r.get("loss/total"), r.get("optim/grad_norm"))
+        for r in JsonLines(run_folder / "metrics.jsonl")
+    ]
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Pretend that SIGTERM arrived during this step."""
+    one_step = loops.TrainingLoop._one_step
+
+    def with_signal(self: loops.TrainingLoop) -> dict[str, float]:
+        metrics = one_step(self)
+        if self.step == step:
+            os.kill(os.getpid(), 15)
+        return metrics
+
+    monkeypatch.setattr(loops.TrainingLoop, "_one_step", with_signal)
+
+
+CASES = {
+    "full": {},
+    "lora": {"model": {"lora_rank": 4}},
+    "buffered": {"grpo": {"steps_per_rollout": 2, "updates_per_rollout": 2}},
+    "sft": {"method": "sft", "template": "nothink", "sft": {"batch_size": 4, "epochs": 3.0}},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_stopped_and_resumed_equals_never_stopped(
+    case: str, tiny_folder: Path, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Test 7, bit for bit: weights, optimizer, samples, log. `buffered` stops inside a rollout batch."""
+    cfg = config(str(tiny_folder), **CASES[case])
+    whole = run(cfg, tmp_path / "whole", image_folder)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(Stop) as stopped:
+            run(cfg, tmp_path / "stopped", image_folder)
+    assert stopped.value.exit_code == 143
+    assert checkpoints.complete_steps(tmp_path / "stopped")[-1] == 3
+    # A crash after the checkpoint leaves records of steps that will be computed again, and a torn line.
+    metrics = tmp_path / "stopped" / "metrics.jsonl"
+    metrics.write_text(metrics.read_text() + '{"step": 4, "loss/total": 0.5}\n{"step": 5, "lo')
+    resumed = run(cfg, tmp_path / "stopped", image_folder, resume=True)
+    assert resumed == whole
+    last = whole["steps"]
+    assert_same_weights(weights(tmp_path / "whole", last), weights(tmp_path / "stopped", last))
+    moments = [
+        checkpoints.step_folder(tmp_path / n, last) / "optimizer.safetensors" for n in ("whole", "stopped")
+    ]
+    assert_same_weights(load_file(moments[0]), load_file(moments[1]))
+    assert losses(tmp_path / "whole") == losses(tmp_path / "stopped")
+    assert rollout_texts(tmp_path / "whole") == rollout_texts(tmp_path / "stopped")
+
+
+def test_full_checkpoint_loads_every_weight_back(
+    tiny_folder: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    """Language model and tower both moved, are stored under the hub's key names, and come back."""
+    run(config(str(tiny_folder)), tmp_path / "run", image_folder)
+    before, after = load_file(tiny_folder / "model.safetensors"), weights(tmp_path / "run", 6)
+    assert before.keys() == after.keys()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any(n.startswith("model.layers") for n in moved) and any(n.startswith("visual.") for n in moved)
+    policy = load_policy(str(tmp_path / "run"))
+    held = dict(policy.model.named_parameters())
+    assert len(held) == len(after)
+    for name, value in after.items():
+        renamed = name.replace("visual.", "model.visual.") if name.startswith("visual.") else name
+        renamed = (
+            renamed.replace("model.", "model.language_model.", 1) if name.startswith("model.") else renamed
+        )
+        assert torch.equal(held[renamed], value), name
+
+
+def test_a_checkpoint_with_a_missing_key_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_folder, tmp_path / "broken")
+    from safetensors.torch import save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    tensors.pop("visual.blocks.0.attn.qkv.weight")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BadInput, match="missing keys"):
+        load_policy(str(folder))
+
+
+def test_adapter_off_equals_the_frozen_start(tiny_folder: Path, image_folder: Path, tmp_path: Path) -> None:
+    """Test 7: with a trained adapter switched off, the model is the one training started from."""
+    cfg = config(str(tiny_folder), model={"lora_rank": 4})
+    run(cfg, tmp_path / "run", image_folder)
+    restored = checkpoints.newest_intact(tmp_path / "run", warn=pytest.fail)
+    assert restored is not None
+    world = World(0, 1, torch.device("cpu"))
+    learner = build_learner(cfg, world, restored)
+    start = load_policy(str(tiny_folder))
+    prompt = start.prompt_inputs(questions(image_folder)[0], loops.Template("t", "nothink", "{problem}"))
+    ids = prompt.input_ids[None]
+    inputs = {
+        "input_ids": ids,
+        "mm_token_type_ids": (ids == start.model.config.image_token_id).int(),
+        "pixel_values": prompt.images[0].pixel_values,
+        "image_grid_thw": torch.tensor([prompt.images[0].grid_thw]),
+    }
+    with torch.no_grad():
+        frozen = start.model(**inputs).logits
+        adapted = learner.policy.model(**inputs).logits
+        with learner.adapter.disable_adapter():
+            off = learner.policy.model(**inputs).logits
+        merged = load_policy(str(tmp_path / "run")).model(**inputs).logits
+    assert torch.equal(off, frozen)
+    assert not torch.allclose(adapted, frozen, atol=1e-4)
+    torch.testing.assert_close(merged, adapted, atol=1e-4, rtol=1e-4)
+
+
+def test_lora_leaves_the_tower_alone(tiny_folder: Path) -> None:
+    cfg = config(str(tiny_folder), model={"lora_rank": 2})
+    learner = build_learner(cfg, World(0, 1, torch.device("cpu")), None)
+    assert learner.named_parameters and not any("visual" in n for n in learner.named_parameters)
+
+
+def first_gradient(
+    cfg: Any, out: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, torch.Tensor]:
+    """Gradient of the first step as the optimizer gets it."""
+    caught: dict[str, torch.Tensor] = {}
+    clip = loops.clip_gradients
+
+    with monkeypatch.context() as patch:
+
+        def catch(parameters: list[torch.nn.Parameter], limit: float) -> torch.Tensor:
+            if not caught:
+                caught.update({str(i): p.grad.clone() for i, p in enumerate(parameters)})
+            return clip(parameters, limit)
+
+        patch.setattr(loops, "clip_gradients", catch)
+        run(cfg, out, images)
+    return caught
+
+
+def relative_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    assert a.keys() == b.keys()
+    difference = sum(float((a[k] - b[k]).square().sum()) for k in a) ** 0.5
+    return difference / sum(float(a[k].square().sum()) for k in a) ** 0.5
+
+
+@pytest.mark.parametrize("aggregation", ["sequence_mean", "token_mean"])
+def test_micro_batches_do_not_change_the_gradient(
+    aggregation: str, tiny_folder: Path, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Test 7: 6 questions in one forward = 6 forwards of one (1e-6 relative in fp32)."""
+    gradients = [
+        first_gradient(
+            config(
+                str(tiny_folder),
+                grpo={
+                    "questions_per_step": 6,
+                    "microbatch_questions": size,
+                    "max_steps": 1,
+                    "loss_aggregation": aggregation,
+                },
+            ),
+            tmp_path / str(size),
+            image_folder,
+            monkeypatch,
+        )
+        for size in (6, 1)
+    ]
+    assert relative_difference(*gradients) < 2e-6
+
+
+def test_two_processes_equal_one(tiny_folder: Path, image_folder: Path, tmp_path: Path) -> None:
+    """Test 7: same tokens, same rewards, same weights (to rounding) with 3 questions on 2 processes."""
+    cfg = config(
+        str(tiny_folder),
+        grpo={"questions_per_step": 3, "max_steps": 2, "group_size": 2},
+        optim={"lr": 1e-4, "max_grad_norm": 0.0},
+    )
+    run(cfg, tmp_path / "one", image_folder)
+    (tmp_path / "config.json").write_text(json.dumps(to_json(cfg)))
+    here = Path(__file__).parent
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+        str(here / "training_case.py"), str(tmp_path / "config.json"), str(tmp_path / "two"), str(image_folder),
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(here), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, two = (rollout_texts(tmp_path / n) for n in ("one", "two"))
+    assert one == two and len(one) == 6
+    for (_, loss_a, norm_a), (_, loss_b, norm_b) in zip(
+        losses(tmp_path / "one"), losses(tmp_path / "two"), strict=True
+    ):
+        assert loss_a == pytest.approx(loss_b, abs=1e-6) and norm_a == pytest.approx(norm_b, rel=1e-5)
+
+
+def test_damaged_checkpoint_falls_back_to_the_one_before(
+    tiny_folder: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    cfg = config(str(tiny_folder), grpo={"max_steps": 2})
+    run(cfg, tmp_path / "run", image_folder)
+    file = checkpoints.step_folder(tmp_path / "run", 2) / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    warnings: list[str] = []
+    restored = checkpoints.newest_intact(tmp_path / "run", warn=warnings.append)
+    assert restored is not None and restored.trainer["step"] == 1
+    assert "model.safetensors is damaged" in warnings[0]
+
+
+def test_resume_with_another_configuration_is_refused(
+    tiny_folder: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    cfg = config(str(tiny_folder), grpo={"max_steps": 1})
+    run(cfg, tmp_path / "run", image_folder)
+    with pytest.raises(BadInput, match="already holds a run"):
+        run(cfg, tmp_path / "run", image_folder)
+    other = config(str(tiny_folder), grpo={"max_steps": 1, "kl_coef": 0.0})
+    with pytest.raises(BadInput, match=r"grpo.kl_coef was 0.04, is 0.0"):
+        run(other, tmp_path / "run", image_folder, resume=True)
+
+
+def test_zero_variance_groups_are_counted_and_keep_their_kl(
+    tiny_folder: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    """A constant reward: without a KL term nothing moves; with one, only the KL has a gradient."""
+    constant = {"rewards": {"format": 1.0}}  # random text never has the format, so every reward is 0
+    run(
+        config(str(tiny_folder), **constant, grpo={"max_steps": 1, "kl_coef": 0.0}),
+        tmp_path / "a",
+        image_folder,
+    )
+    (record,) = JsonLines(tmp_path / "a" / "metrics.jsonl")
+    assert record["group/zero_variance_frac"] == 1.0 and record["optim/grad_norm"] == 0.0
+    run(config(str(tiny_folder), **constant, grpo={"max_steps": 2}), tmp_path / "b", image_folder)
+    first, second = JsonLines(tmp_path / "b" / "metrics.jsonl")
+    # On the first step policy = reference, where k3 has its minimum and no gradient.
+    assert first["optim/grad_norm"] < 1e-6 and "loss/kl" in second
