@@ -74,7 +74,12 @@ def part_sizes(images: int) -> dict[str, int]:
     return {"train": train, "validation": validation, "test": images - train - validation}
 
 
-def draw_parts(images: int, seed: int, plant: str | None = None) -> tuple[Part, ...]:
+def draw_parts(
+    images: int,
+    seed: int,
+    plant: str | None = None,
+    modalities: Sequence[Modality] = tuple(IMAGINGS),
+) -> tuple[Part, ...]:
     """All scenes and questions of a benchmark, nothing rendered; modality by modality, train first.
 
     Raises BadInput for fewer than 10 images, a negative seed or an unknown plant.
@@ -84,7 +89,7 @@ def draw_parts(images: int, seed: int, plant: str | None = None) -> tuple[Part, 
     if plant is not None and plant not in PLANTS:
         raise BadInput(f"--plant {plant!r}: choose one of {', '.join(PLANTS)}")
     parts: list[Part] = []
-    for modality in IMAGINGS:
+    for modality in modalities:
         drawn = {
             name: Part(name, modality, *draw_questions(modality, count, seed, name))
             for name, count in part_sizes(images).items()
@@ -135,6 +140,7 @@ def write_benchmark(
     plant: str | None = None,
     progress: Progress | None = None,
     workers: int | None = None,
+    modalities: Sequence[Modality] = tuple(IMAGINGS),
 ) -> None:
     """Write a whole benchmark of `images` images per modality, two questions each, under `out`.
 
@@ -145,7 +151,7 @@ def write_benchmark(
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadInput(f"{out} already exists and is not empty: choose another folder or remove it first")
-    parts = draw_parts(images, seed, plant)
+    parts = draw_parts(images, seed, plant, modalities)
     unfinished = out.with_name(f".{out.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)

@@ -235,9 +235,9 @@ def _load_adapter(path: str, folder: Path, precision: str, *rest: Any) -> Policy
 
 
 def model_digest(folder: Path) -> str:
-    """SHA-256 over the weight files of a checkpoint folder, in name order."""
+    """SHA-256 over the weight files of a checkpoint folder, in name order; optimizer state does not count."""
     digest = hashlib.sha256()
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted(f for f in folder.glob("*.safetensors") if f.name != "optimizer.safetensors")
     if not files:
         raise BadInput(f"model {folder}: no safetensors file")
     for file in files:

@@ -312,7 +312,6 @@ class TrainingLoop:
 
     def _summary(self) -> dict[str, Any]:
         summary = {
-            "kind": "train",
             "method": self.config.method,
             "template": self.config.template,
             "steps": self.step,
@@ -322,7 +321,9 @@ class TrainingLoop:
             "best_rule": "highest accuracy on the first validation set; the earlier step where equal",
         }
         if self.world.is_main:
-            (self.run / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+            path = self.run / "summary.json"
+            stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            path.write_text(json.dumps({**stored, "training": summary}, indent=1), encoding="utf-8")
         return summary
 
 

@@ -17,10 +17,12 @@ import torch
 from rich.console import Console
 
 from osler import checkpoint as checkpoints
+from osler.audit.blind import blind_accuracy
 from osler.config import DataConfig, TrainConfig, load_config, to_json
 from osler.data.images import image_digest
 from osler.data.load import load_questions
 from osler.errors import BadInput
+from osler.evaluate.stats import chance_level
 from osler.policy.load import model_digest
 from osler.prompts import get_template
 from osler.records import Question
@@ -79,6 +81,7 @@ def train_on(
         learner = build_learner(config, world, resumed)
         if world.is_main and resumed is None:
             _write_environment(config, out, questions, learner, world)
+            _write_validation_facts(out, questions, validation)
         method: GrpoMethod | SftMethod
         if config.method == "grpo":
             rubric = build_rubric(config.rewards)
@@ -192,6 +195,23 @@ def _write_environment(
         "trained_parameters": sum(p.numel() for p in learner.parameters),
     }
     (out / "environment.json").write_text(json.dumps(environment, indent=1), encoding="utf-8")
+
+
+def _write_validation_facts(
+    out: Path, questions: Sequence[Question], validation: Sequence[ValidationSet]
+) -> None:
+    """`validation.json`: n, chance and blind baseline of each set, fitted on the training questions."""
+    if not validation:
+        return
+    facts = {
+        one.name: {
+            "n": len(one.questions),
+            "chance": chance_level([len(q.choices) for q in one.questions]),
+            "blind_accuracy": blind_accuracy(questions, one.questions),
+        }
+        for one in validation
+    }
+    (out / "validation.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
 
 
 def data_digest(questions: Sequence[Question]) -> str:
