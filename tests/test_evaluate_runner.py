@@ -273,4 +273,4 @@ def test_a_foreign_file_is_refused(questions: list[Question], tmp_path: Path) ->
 def test_progress_counts_to_the_end(questions: list[Question], tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     run(questions, tmp_path / "run", FakeEngine(), progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(3, 10), (6, 10), (9, 10), (10, 10)]
+    assert seen == [(0, 10), (3, 10), (6, 10), (9, 10), (10, 10)]

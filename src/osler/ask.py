@@ -155,7 +155,7 @@ def print_answer(answer: Answer, console: Console) -> None:
         )
     else:
         say(f"[bold]Answer[/bold]  {_HOW_NONE} ({answer.status}). The completion was:")
-        say(escape(printable(answer.text)) or "(empty)")
+        say(escape(printable(answer.text)) if answer.text.strip() else "(nothing but white space)")
     if answer.truncated:
         say("The completion was cut off at the token limit.")
     if answer.option_probabilities is None:

@@ -84,7 +84,7 @@ def evaluate(
     Answers already in the file are kept and not asked again, provided that they came from the same model
     digest, template and settings and that the question is unchanged. `settings` are recorded beside
     `sampling`. A question whose image cannot be read gives a Prediction with `error`; it is asked again
-    on the next call. `progress(done, total)` is called after every batch of `batch_size` questions.
+    on the next call. `progress(done, total)` is called at the start and after every batch of `batch_size` questions.
 
     Also writes `questions/<name>.jsonl`: id, text, choices and image paths, for the pages that show them.
 
@@ -108,6 +108,8 @@ def evaluate(
         waiting = [q for q in questions if q.id not in done]
         if done:
             note(f"{name}: {len(done)} of {len(questions)} questions were already answered")
+        if progress is not None:
+            progress(len(done), len(questions))
         for start in range(0, len(waiting), batch_size):
             batch = waiting[start : start + batch_size]
             answers = _answer_batch(policy, batch, template, sampling, complete)
@@ -116,7 +118,7 @@ def evaluate(
             )
             done.update({a.question_id: a for a in answers})
             if progress is not None:
-                progress(len(questions) - len(waiting) + start + len(batch), len(questions))
+                progress(len(done), len(questions))
     return tuple(done[q.id] for q in questions)
 
 

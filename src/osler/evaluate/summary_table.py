@@ -23,7 +23,8 @@ def print_summary(summary: Summary, console: Console) -> None:
     console.print(
         "; ".join(f"{n} {word}" for n, word in counts) + f"; {len(summary.errors)} failed technically."
     )
-    console.print(f"95 % interval: {row.interval.method} by {summary.cluster_unit}.")
+    methods = dict.fromkeys(r.interval.method for r in (row, *summary.groups))
+    console.print(f"95 % interval: {', else '.join(methods)}, by {summary.cluster_unit}.")
     console.print(f"Blind baseline (a text model that sees no image): {escape(summary.blind_source)}.")
     for question_id, error in list(summary.errors.items())[:_ERRORS_SHOWN]:
         console.print(f"[red]failed[/red] {escape(question_id)}: {escape(error)}")

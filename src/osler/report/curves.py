@@ -152,12 +152,10 @@ def thin(points: Points, most: int = MAX_POINTS) -> list[tuple[float, float]]:
 
 def rolling_mean(points: Points, window: int) -> list[tuple[float, float]]:
     """Mean over `window` neighbours, centred; shorter at both ends."""
-    half = window // 2
-    smoothed = []
-    for i, (x, _) in enumerate(points):
-        near = points[max(0, i - half) : i + half + 1]
-        smoothed.append((x, sum(y for _, y in near) / len(near)))
-    return smoothed
+    half, n = window // 2, len(points)
+    sums = [0.0, *itertools.accumulate(y for _, y in points)]
+    edges = [(max(0, i - half), min(n, i + half + 1)) for i in range(n)]
+    return [(x, (sums[b] - sums[a]) / (b - a)) for (x, _), (a, b) in zip(points, edges, strict=True)]
 
 
 def _draw(

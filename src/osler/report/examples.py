@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 
 from PIL import Image
 
@@ -201,11 +202,8 @@ def segments(text: str, span: tuple[int, int] | None) -> tuple[Segment, ...]:
         kinds[start:end] = ["thinking"] * (end - start)
     if span is not None:
         kinds[span[0] : span[1]] = ["read"] * len(kinds[span[0] : span[1]])
-    cuts = [i for i in range(len(text)) if i == 0 or kinds[i] != kinds[i - 1]]
-    ends = [*cuts[1:], len(text)]
-    return tuple(
-        Segment(kinds[start], visible(text[start:end])) for start, end in zip(cuts, ends, strict=True)
-    )
+    runs = groupby(zip(kinds, text, strict=True), key=lambda pair: pair[0])
+    return tuple(Segment(kind, visible("".join(c for _, c in pairs))) for kind, pairs in runs)
 
 
 def visible(text: str) -> str:

@@ -61,7 +61,7 @@ def write_report(
     runs = []
     for label, path in find_runs(paths):
         progress(f"reading {label}")
-        runs.append(read_run(visible(label), path))
+        runs.append(read_run(label, path))
     tables = test_sets(runs)
     galleries = []
     for table in tables:
@@ -133,11 +133,11 @@ def _render(
     folder = resources.files("osler.report") / "templates"
     style = (folder / "style.css").read_text(encoding="utf-8")
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True, undefined=StrictUndefined, finalize=_shown, trim_blocks=True, lstrip_blocks=True
     )
     environment.globals["svg"] = Markup  # only our own drawings pass through it
     template = environment.from_string((folder / "page.html.j2").read_text(encoding="utf-8"))
-    html = template.render(
+    return template.render(
         title=title,
         version=__version__,
         style=Markup(style),
@@ -148,5 +148,8 @@ def _render(
         sections=sections,
         is_phantom=is_phantom,
     )
-    # A lone surrogate from a damaged file cannot be written as UTF-8.
-    return html.encode("utf-8", errors="backslashreplace").decode("utf-8")
+
+
+def _shown(value: object) -> object:
+    """Whatever text the template prints goes through `visible`; our own markup does not need to."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value

@@ -82,9 +82,18 @@ def test_sets(runs: Sequence[Run]) -> list[TestSet]:
 def _test_set(name: str, runs: Sequence[Run]) -> TestSet:
     found = [(r.label, e.summary) for r in runs for e in r.evaluations if e.summary.header.name == name]
     lines = [_line(label, s, s.overall) for label, s in found]
+    asked = {
+        frozenset(e.stored.question_digests.items())
+        for r in runs
+        for e in r.evaluations
+        if e.summary.header.name == name
+    }
+    differ = ("These models were not asked the same questions: their rows are not comparable.",)
     return TestSet(
         name=name,
-        overall=Block(title=name, lines=tuple(lines), notes=tuple(_notes(found))),
+        overall=Block(
+            title=name, lines=tuple(lines), notes=(*(differ if len(asked) > 1 else ()), *_notes(found))
+        ),
         groups=tuple(_group_blocks(found)),
         failed=tuple((label, i, text) for label, s in found for i, text in s.errors.items()),
     )
