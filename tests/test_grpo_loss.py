@@ -139,7 +139,7 @@ def test_every_pass_sees_every_question_once_in_a_new_order() -> None:
     slots = num_slots(10, 4, 2.0)
     assert slots == 6
     seen = [slot_indices(s, 10, 4, seed=3) for s in range(slots)]
-    first, second = sum(seen[:3], []), sum(seen[3:], [])
+    first, second = ([i for part in half for i in part] for half in (seen[:3], seen[3:]))
     assert sorted(first) == sorted(second) == list(range(10)) and first != second
     assert seen == [slot_indices(s, 10, 4, seed=3) for s in range(slots)]
     assert seen != [slot_indices(s, 10, 4, seed=4) for s in range(slots)]

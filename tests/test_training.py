@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from safetensors.torch import load_file
 
 from osler import checkpoint as checkpoints
 from osler.config import to_json
+from osler.data.folder import write_folder
 from osler.errors import BadInput
 from osler.policy.load import load_policy
+from osler.records import Modality
 from osler.runtime import Stop, World
 from osler.tracking import JsonLines
 from osler.train import loop as loops
@@ -227,7 +230,8 @@ def test_two_processes_equal_one(tiny_folder: Path, image_folder: Path, tmp_path
     here = Path(__file__).parent
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-        str(here / "training_case.py"), str(tmp_path / "config.json"), str(tmp_path / "two"), str(image_folder),
+        str(here / "training_case.py"), str(tmp_path / "config.json"), str(tmp_path / "two"),
+        str(image_folder),
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(here), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
@@ -283,3 +287,30 @@ def test_zero_variance_groups_are_counted_and_keep_their_kl(
     first, second = JsonLines(tmp_path / "b" / "metrics.jsonl")
     # On the first step policy = reference, where k3 has its minimum and no gradient.
     assert first["optim/grad_norm"] < 1e-6 and "loss/kl" in second
+
+
+def test_validation_curve_and_best_checkpoint(tiny_folder: Path, image_folder: Path, tmp_path: Path) -> None:
+    """In-domain and out-of-domain curves by question count; the first set decides, the best is kept."""
+    write_folder(
+        [
+            replace(q, modality=m, id=f"{m}_{q.id}")
+            for m in (Modality.MRI, Modality.CT)
+            for q in questions(image_folder)
+        ],
+        tmp_path / "data",
+    )
+    sets = {m: {"data": str(tmp_path / "data"), "modality": [m]} for m in ("mri", "ct")}
+    cfg = config(
+        str(tiny_folder), keep_checkpoints=1, validation={"sets": sets, "every_questions": 4, "limit": 4}
+    )
+    summary = run(cfg, tmp_path / "run", image_folder)
+    curve = [r for r in JsonLines(tmp_path / "run" / "metrics.jsonl") if "eval/accuracy/mri" in r]
+    assert [r["progress/questions"] for r in curve] == [0, 4, 8, 12]
+    assert all("eval/accuracy/ct" in r and "eval/parse_rate/mri" in r for r in curve)
+    trained = [(r["eval/accuracy/mri"], -r["step"]) for r in curve if r["step"] > 0]
+    assert summary["best"]["step"] == -max(trained)[1]
+    kept = checkpoints.complete_steps(tmp_path / "run")
+    assert set(kept) == {summary["best"]["step"], 6}
+    facts = json.loads((tmp_path / "run" / "validation.json").read_text())
+    assert facts["mri"]["n"] == 4 and facts["mri"]["chance"] == pytest.approx(1 / 3)
+    assert 0 <= facts["ct"]["blind_accuracy"] <= 1

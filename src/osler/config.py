@@ -101,11 +101,23 @@ class SftConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValidationConfig:
-    """Accuracy on held-out questions while training; the first set decides the best checkpoint."""
+class ValidationSetConfig:
+    """One set of held-out questions."""
 
-    sets: Mapping[str, str] = field(default_factory=dict)  # name -> data path, "PATH#split" for one split
-    modality: tuple[str, ...] = ()  # of the first set; the others are taken whole
+    data: str  # path, recognised by what it holds
+    split: str = ""
+    modality: tuple[str, ...] = ()  # keep these; empty keeps all
+    question_type: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """Accuracy on held-out questions while training; the first set decides the best checkpoint.
+
+    Further sets (other modalities, say) show the out-of-domain curve and decide nothing.
+    """
+
+    sets: Mapping[str, ValidationSetConfig] = field(default_factory=dict)
     every_questions: int = 0  # question visits between validations; 0 = never
     limit: int = 0  # questions per set; 0 = all
 
@@ -241,6 +253,15 @@ def _build(cls: type, values: Mapping[str, Any], where: str, prefix: str) -> Any
             hint = f"; did you mean {prefix}{near[0]}?" if near else ""
             raise BadInput(f"{where}: unknown key {prefix}{key}{hint}")
         built[key] = _coerce(hints[key], value, where, prefix + key)
+    missing = [
+        f.name
+        for f in dataclasses.fields(cls)
+        if f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+        and f.name not in built
+    ]
+    if missing:
+        raise BadInput(f"{where}: {prefix}{missing[0]} is missing")
     return cls(**built)
 
 

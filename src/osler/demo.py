@@ -118,11 +118,10 @@ def _config(model: Model, data: Path, seed: int) -> TrainConfig:
     recipe = model.recipe or "phantom_medvlm_r1_mri"
     overrides = [f'data.train="{data / "train"}"', f"seed={seed}", f"template={model.template}"]
     if model.folder == "grpo_think":
-        overrides += [
-            f'validation.sets={{mri = "{data / "validation"}"}}',
-            'validation.modality=["mri"]',
-            "validation.every_questions=400",
-        ]
+        for modality in TESTED:
+            where = f"validation.sets.{modality.value}"
+            overrides += [f'{where}.data="{data / "validation"}"', f'{where}.modality=["{modality.value}"]']
+        overrides.append("validation.every_questions=400")
     return load_config(recipe, [*overrides, *model.overrides])
 
 

@@ -107,21 +107,25 @@ def training_questions(data: DataConfig) -> list[Question]:
     """Load, filter and draw the training questions. Raises BadInput where nothing is left."""
     if not data.train:
         raise BadInput("recipe: data.train is not set; pass data.train=PATH")
-    result = load_questions(
-        data.train,
-        images_root=data.images or None,
-        skip_bad=data.skip_bad,
-        split=data.train_split or None,
-    )
+    found = _load(data.train, data.train_split, data, data.modality, data.question_type)
+    return draw_questions(found, data)
+
+
+def _load(
+    path: str, split: str, data: DataConfig, modality: Sequence[str], question_type: Sequence[str]
+) -> list[Question]:
+    loaded = load_questions(
+        path, images_root=data.images or None, skip_bad=data.skip_bad, split=split or None
+    ).questions
     kept = [
         q
-        for q in result.questions
-        if (not data.modality or q.modality in data.modality)
-        and (not data.question_type or q.question_type in data.question_type)
+        for q in loaded
+        if (not modality or q.modality in modality)
+        and (not question_type or q.question_type in question_type)
     ]
     if not kept:
-        raise BadInput(f"{data.train}: no question is left after data.modality / data.question_type")
-    return draw_questions(kept, data)
+        raise BadInput(f"{path}: none of {len(loaded)} questions is left after modality and question_type")
+    return kept
 
 
 def draw_questions(questions: Sequence[Question], data: DataConfig) -> list[Question]:
@@ -141,18 +145,11 @@ def draw_questions(questions: Sequence[Question], data: DataConfig) -> list[Ques
 def validation_sets(config: TrainConfig) -> list[ValidationSet]:
     """Load the validation sets, cut to `validation.limit` questions each."""
     sets: list[ValidationSet] = []
-    for name, where in config.validation.sets.items():
-        path, _, split = where.partition("#")
-        loaded = load_questions(path, images_root=config.data.images or None, split=split or None).questions
-        if not sets and config.validation.modality:
-            loaded = tuple(q for q in loaded if q.modality in config.validation.modality)
-        limit = config.validation.limit or len(loaded)
-        if not loaded:
-            raise BadInput(f"validation set {name}: no questions in {where}")
-        chosen = draw_questions(
-            loaded, replace(config.data, num_questions=min(limit, len(loaded)), selection="random")
-        )
-        sets.append(ValidationSet(name, tuple(chosen)))
+    for name, wanted in config.validation.sets.items():
+        found = _load(wanted.data, wanted.split, config.data, wanted.modality, wanted.question_type)
+        count = min(config.validation.limit or len(found), len(found))
+        draw = replace(config.data, num_questions=count, selection="random")
+        sets.append(ValidationSet(name, tuple(draw_questions(found, draw))))
     return sets
 
 
