@@ -1,6 +1,7 @@
 """`osler evaluate`: from a model and a data set to a run folder with predictions and numbers.
 
-The run folder belongs to one model, template and sampling; it may hold several test sets.
+The run folder belongs to one model, template and sampling; it may hold several test sets. It may also be
+the training run that the model comes from, whose own config.json and environment.json then stay.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from osler.errors import BadInput
 from osler.evaluate.predictions import read_predictions
 from osler.evaluate.runner import choose_questions, evaluate
 from osler.evaluate.summary import Summary, blind_baseline, cluster_of, summarize, write_summary
-from osler.evaluate.trained import how_trained
+from osler.evaluate.trained import HowTrained, how_trained
 from osler.policy.load import Policy, load_policy, model_digest, resolve_checkpoint
 from osler.prompts import get_template
 from osler.records import Prediction, Question
@@ -106,7 +107,7 @@ def run_evaluation(
     template = get_template(request.template or how.template)
     if request.template is None:
         note(f"--template not given: {template.name}, {how.says}")
-    _refuse_foreign_run(request.out)
+    in_training_run = _holds_training(request.out, how)
     questions = choose_questions(
         load_part(request.data, images=request.images, modality=request.modality, skip_bad=request.skip_bad),
         request.limit,
@@ -126,8 +127,9 @@ def run_evaluation(
     name = name_of(request.data)
     facts = {"data": request.data, "limit": request.limit, "num_questions": len(questions)}
     shared = {"model_digest": digest, "template": template.name, **asdict(sampling), **settings}
-    _write_config(request, resolve_checkpoint(request.model), shared, name, facts)
-    _write_environment(request.out, policy, digest)
+    if not in_training_run:
+        _write_config(request, resolve_checkpoint(request.model), shared, name, facts)
+        _write_environment(request.out, policy, digest)
     predictions = evaluate(
         policy,
         questions,
@@ -202,10 +204,17 @@ def _folder_digest(folder: Path) -> str:
     return hashlib.sha256(f"{own} on {below}".encode()).hexdigest()
 
 
-def _refuse_foreign_run(out: Path) -> None:
+def _holds_training(out: Path, how: HowTrained) -> bool:
+    """Whether `out` is the training run that the model comes from: its own config.json stays.
+
+    Raises BadInput where `out` holds any other run that is no evaluation.
+    """
     path = out / "config.json"
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("kind") != "evaluate":
-        raise BadInput(f"{out}: holds a run of another kind (a training?); choose another --out")
+    if not path.is_file() or json.loads(path.read_text(encoding="utf-8")).get("kind") == "evaluate":
+        return False
+    if how.run is not None and how.run.resolve() == out.resolve():
+        return True
+    raise BadInput(f"{out}: holds the training run of another model; choose another --out")
 
 
 def _write_config(

@@ -84,7 +84,7 @@ def evaluate(
     Answers already in the file are kept and not asked again, provided that they came from the same model
     digest, template and settings and that the question is unchanged. `settings` are recorded beside
     `sampling`. A question whose image cannot be read gives a Prediction with `error`; it is asked again
-    on the next call. `progress(done, total)` is called at the start and after every batch of `batch_size` questions.
+    on the next call. `progress(done, total)` is called at the start and after every batch of `batch_size`.
 
     Also writes `questions/<name>.jsonl`: id, text, choices and image paths, for the pages that show them.
 

@@ -18,7 +18,7 @@ from osler.report.curves import Level, Panel, training_panels, validation_panel
 from osler.report.examples import Card, cards_for, visible
 from osler.report.groups import Group, groups_of
 from osler.report.runs import Run, find_runs, read_run
-from osler.report.tables import TestSet, flatten, strip_grid, test_sets
+from osler.report.tables import Matrix, TestSet, flatten, overview, strip_grid, test_sets
 
 CARDS_PER_TEST_SET = 6
 
@@ -71,7 +71,7 @@ def write_report(
     for number, run in enumerate(runs, start=1):
         progress(f"curves of {run.label}")
         sections.append(_section(f"run{number}", run))
-    html = _render(title, tables, galleries, sections, _is_phantom(runs))
+    html = _render(title, overview(runs), tables, galleries, sections, _is_phantom(runs))
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(out.name + ".partial")
@@ -125,6 +125,7 @@ def _is_phantom(runs: Sequence[Run]) -> bool:
 
 def _render(
     title: str,
+    matrix: Matrix | None,
     tables: Sequence[TestSet],
     galleries: Sequence[tuple[str, Sequence[Card]]],
     sections: Sequence[_RunSection],
@@ -142,6 +143,7 @@ def _render(
         version=__version__,
         style=Markup(style),
         style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+        overview=matrix,
         test_sets=tables,
         grid=strip_grid(),
         galleries=[(name, cards) for name, cards in galleries if cards],

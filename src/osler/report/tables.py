@@ -9,6 +9,7 @@ from typing import Any
 
 from osler.evaluate.stats import Interval
 from osler.evaluate.summary import Macro, Row, Summary
+from osler.records import Modality
 from osler.report.runs import Run
 
 # The strip leaves room for marks at its ends: a value of 0 or 1 is drawn whole.
@@ -55,10 +56,20 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Matrix:
+    """Models x groups of questions: the shape of the papers' tables."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, str, tuple[Line | None, ...]], ...]  # model, template, one cell per column
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TestSet:
     """All tables of one test set."""
 
     name: str
+    by_modality: Matrix | None  # None where there is one modality
     overall: Block
     groups: tuple[Block, ...]
     failed: tuple[tuple[str, str, str], ...]  # model, question id, what went wrong
@@ -91,12 +102,42 @@ def _test_set(name: str, runs: Sequence[Run]) -> TestSet:
     differ = ("These models were not asked the same questions: their rows are not comparable.",)
     return TestSet(
         name=name,
+        by_modality=_by_modality(name, found),
         overall=Block(
             title=name, lines=tuple(lines), notes=(*(differ if len(asked) > 1 else ()), *_notes(found))
         ),
         groups=tuple(_group_blocks(found)),
         failed=tuple((label, i, text) for label, s in found for i, text in s.errors.items()),
     )
+
+
+def overview(runs: Sequence[Run]) -> Matrix | None:
+    """Every model on every test set; None where there is one test set only."""
+    names = dict.fromkeys(e.summary.header.name for run in runs for e in run.evaluations)
+    if len(names) < 2:
+        return None
+    rows = []
+    for run in runs:
+        by_name = {e.summary.header.name: e.summary for e in run.evaluations}
+        cells = [_line(run.label, by_name[n], by_name[n].overall) if n in by_name else None for n in names]
+        templates = dict.fromkeys(s.header.template for s in by_name.values())
+        if by_name:
+            rows.append((run.label, ", ".join(templates), tuple(cells)))
+    return Matrix(title="all test sets", columns=tuple(names), rows=tuple(rows))
+
+
+def _by_modality(name: str, found: Sequence[tuple[str, Summary]]) -> Matrix | None:
+    present = {g.value for _, s in found for g in s.groups if g.scope == "modality"}
+    values = [m.value for m in Modality if m.value in present]
+    if not values:
+        return None
+    rows = []
+    for label, summary in found:
+        groups = {g.value: g for g in summary.groups if g.scope == "modality"}
+        cells = [_line(label, summary, groups[v]) if v in groups else None for v in values]
+        cells.append(_line(label, summary, summary.overall))
+        rows.append((label, summary.header.template, tuple(cells)))
+    return Matrix(title=f"{name} by modality", columns=(*values, "all"), rows=tuple(rows))
 
 
 def _group_blocks(found: Sequence[tuple[str, Summary]]) -> Iterator[Block]:
