@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from osler.config import TrainConfig, load_config
@@ -70,8 +73,8 @@ def run(out: Path, seed: int = 0) -> dict[str, Any]:
     started = time.monotonic()
     data = out / "data"
     if not data.exists():
-        with console.status("drawing phantom CT, MRI and X-ray images"):
-            write_benchmark(data, IMAGES, DATA_SEED, modalities=TESTED)
+        with _bar(console, "drawing phantom MRI, CT and X-ray") as advance:
+            write_benchmark(data, IMAGES, DATA_SEED, modalities=TESTED, progress=advance)
     summaries: dict[str, Summary] = {}
     for model in MODELS:
         console.rule(model.label)
@@ -110,8 +113,15 @@ def _train_and_test(model: Model, out: Path, data: Path, seed: int, console: Con
         batch_size=128,
     )
     blind = BlindFit(name="the MRI training questions", questions=training_questions(config.data))
-    with console.status("testing"):
-        return run_evaluation(request, blind, note=console.print)
+    with _bar(console, "testing") as advance:
+        return run_evaluation(request, blind, progress=advance, note=console.print)
+
+
+@contextmanager
+def _bar(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+    with Progress(*Progress.get_default_columns(), console=console) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def _config(model: Model, data: Path, seed: int) -> TrainConfig:
