@@ -89,7 +89,7 @@ def name_of(data: str) -> str:
     path, _, split = data.partition("#") if not Path(data).exists() else (data, "", "")
     parts = Path(path).resolve().with_suffix("").parts[-2:]
     words = parts if parts[-1] in _PART_NAMES else parts[-1:]
-    name = re.sub(r"[^\w.-]+", "_", "-".join([*words, *([split] if split else [])]))
+    name = re.sub(r"[^\w.-]+_?", "_", "-".join([*words, *([split] if split else [])]))
     return name.lstrip(".") or "test"
 
 
