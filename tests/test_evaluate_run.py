@@ -113,7 +113,7 @@ def test_blind_baseline_from_other_data(tiny_folder: Path, data: Path, tmp_path:
     arguments += ["--max-completion-tokens", "2"]
     assert main([*arguments, "--blind-from", f"{data}#train"]) == 0
     (summary,) = read_summaries(out)
-    assert summary.blind_source == f"fitted on 6 questions of {data}#train" and summary.overall.blind_n == 8
+    assert summary.blind_source == f"fitted on {data}#train (6 questions)" and summary.overall.blind_n == 8
     stored = json.loads((tmp_path / "run/blind/data-test.json").read_text())
     assert set(stored["correct"]) == {f"test{i}" for i in range(8)}
     assert main([*arguments, "--blind-from", f"{data}#test"]) == 2

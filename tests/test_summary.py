@@ -178,7 +178,7 @@ def test_blind_baseline_fitted_on_training_questions() -> None:
     train, test = questions(80, "train", True), questions(40, "t", True)
     blind = blind_baseline(test, {}, train, "train.json")
     expected = fit_blind(train).predict(test)
-    assert blind.source == "fitted on 80 questions of train.json"
+    assert blind.source == "fitted on train.json (80 questions)"
     assert [blind.correct[q.id] for q in test] == [
         c == q.answer_index for c, q in zip(expected, test, strict=True)
     ]

@@ -112,7 +112,7 @@ def blind_baseline(
         if not fit_on:
             raise BadInput(f"blind baseline: no questions to fit on in {fit_name or 'the given data'}")
         chosen = fit_blind(fit_on).predict(questions)
-        source = f"fitted on {len(fit_on)} questions of {fit_name}"
+        source = f"fitted on {fit_name} ({len(fit_on)} questions)"
     else:
         keys = [clusters[q.id] for q in questions]
         if len(set(keys)) < NUM_FOLDS:

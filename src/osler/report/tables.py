@@ -104,7 +104,9 @@ def _test_set(name: str, runs: Sequence[Run]) -> TestSet:
         name=name,
         by_modality=_by_modality(name, found),
         overall=Block(
-            title=name, lines=tuple(lines), notes=(*(differ if len(asked) > 1 else ()), *_notes(found))
+            title=f"{name}, all questions",
+            lines=tuple(lines),
+            notes=(*(differ if len(asked) > 1 else ()), *_notes(found)),
         ),
         groups=tuple(_group_blocks(found)),
         failed=tuple((label, i, text) for label, s in found for i, text in s.errors.items()),
@@ -187,7 +189,7 @@ def _line(label: str, summary: Summary, row: Row) -> Line:
         over_blind=_difference(row.accuracy, row.blind_accuracy),
         parsed=percent(row.parse_rate),
         parsed_accuracy=percent(row.parsed_accuracy),
-        parsed_interval=interval_text(row.parsed_interval),
+        parsed_interval=interval_text(row.parsed_interval) if row.parsed_interval else "",
         trouble=", ".join(f"{count} {word}" for count, word in trouble if count) or "none",
     )
 
