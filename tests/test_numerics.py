@@ -207,3 +207,12 @@ def test_bf16_stays_near_fp32(policy: Policy, questions: list[Question]) -> None
     # bf16 keeps 8 bits of mantissa; over a two-layer model that is a few per cent of a nat.
     assert (exact - rounded).abs().max() < 0.3
     assert (exact - rounded).abs().mean() < 0.03
+
+
+def test_completions_of_one_token(policy: Policy, questions: list[Question]) -> None:
+    rows = random_completions([[1, 1]] * len(questions))
+    logprobs = shared(policy, questions, rows, 1.0)
+    for b, question in enumerate(questions):
+        prompt = policy.prompt_inputs(question, TEMPLATE)
+        slow = torch.cat([naive_logprobs(policy, prompt, row, 1.0) for row in rows[b]])
+        torch.testing.assert_close(logprobs[b, :, 0], slow, atol=1e-5, rtol=0)

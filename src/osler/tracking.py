@@ -55,7 +55,7 @@ class JsonLines:
     def append(self, record: Mapping[str, Any]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(_finite(record), ensure_ascii=False) + "\n")
+            stream.write(json.dumps(_finite(record)) + "\n")
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         if not self.path.is_file():
@@ -78,7 +78,7 @@ class JsonLines:
         for record in self:
             total += 1
             if keep(record):
-                kept.append(json.dumps(record, ensure_ascii=False))
+                kept.append(json.dumps(record))
         temporary = self.path.with_suffix(".partial")
         temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         os.replace(temporary, self.path)

@@ -107,7 +107,7 @@ class PolicyForward(nn.Module):
         hidden = run_layers(self.model, embeddings, positions, layout)
         rows = torch.arange(B, device=hidden.device)
         last_prompt = hidden[rows, batch.lengths_B - 1][:, None, None].expand(B, G, 1, -1)
-        return torch.cat([last_prompt, hidden[:, P:].view(B, G, T - 1, -1)], dim=2)
+        return torch.cat([last_prompt, hidden[:, P:].view(B, G, T - 1, hidden.shape[-1])], dim=2)
 
     def _score(self, hidden_MD: Tensor, targets_M: Tensor) -> tuple[Tensor, Tensor]:
         rows = max(1, HEAD_CHUNK_ELEMENTS // self.model.get_output_embeddings().weight.shape[0])
