@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,21 @@ from osler.phantom.benchmark import write_benchmark
 from osler.records import Modality, Prediction
 from osler.report.page import write_report
 from osler.train.run import train, training_questions
+from osler.train.schedule import num_slots
 
 DATA_SEED = 2025
-IMAGES = 900  # per modality: 540 to train from, 90 for validation, 270 with 540 questions to test on
 TESTED = (Modality.MRI, Modality.CT, Modality.XRAY)
 MAX_COMPLETION_TOKENS = 48
 TITLE = "MedVLM-R1 in miniature, on phantom data"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large the experiment is."""
+
+    images: int = 900  # per modality: 540 to train from, 90 for validation, 270 (540 questions) to test on
+    num_questions: int = 600  # to train on, as in the paper
+    epochs: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -46,39 +55,34 @@ class Model:
     label: str
     template: str
     recipe: str = ""  # "" for zero-shot
-    overrides: tuple[str, ...] = ()
+    same_steps: bool = False  # as many optimizer steps as GRPO, not as many question visits
 
 
 MODELS = (
     Model("zero_shot_think", "zero-shot, think", "think"),
     Model("zero_shot_nothink", "zero-shot, nothink", "nothink"),
     Model("sft_visits", "SFT, as many question visits", "nothink", "sft_phantom_medvlm_r1_mri"),
-    Model(
-        "sft_steps",
-        "SFT, as many optimizer steps",
-        "nothink",
-        "sft_phantom_medvlm_r1_mri",
-        ("sft.max_steps=150",),
-    ),
+    Model("sft_steps", "SFT, as many optimizer steps", "nothink", "sft_phantom_medvlm_r1_mri", True),
     Model("grpo_think", "GRPO, think", "think", "phantom_medvlm_r1_mri"),
 )
 
 
-def run(out: Path, seed: int = 0) -> dict[str, Any]:
+def run(out: Path, seed: int = 0, size: Size | None = None) -> dict[str, Any]:
     """Draw, train, test, compare and report into `out`; prints the table to stderr as it is found.
 
     Interrupted, the same call goes on where it stopped. Returns the numbers.
     """
+    size = size or Size()
     console = Console(stderr=True)
     started = time.monotonic()
     data = out / "data"
     if not data.exists():
         with _bar(console, "drawing phantom MRI, CT and X-ray") as advance:
-            write_benchmark(data, IMAGES, DATA_SEED, modalities=TESTED, progress=advance)
+            write_benchmark(data, size.images, DATA_SEED, modalities=TESTED, progress=advance)
     summaries: dict[str, Summary] = {}
     for model in MODELS:
         console.rule(model.label)
-        summaries[model.folder] = _train_and_test(model, out, data, seed, console)
+        summaries[model.folder] = _train_and_test(model, out, config_of(model, data, seed, size), console)
     comparison = compare(out, "zero_shot_think", "grpo_think")
     page = write_report([out / m.folder for m in MODELS], out / "report.html", TITLE)
     numbers = {
@@ -98,14 +102,13 @@ def run(out: Path, seed: int = 0) -> dict[str, Any]:
     return numbers
 
 
-def _train_and_test(model: Model, out: Path, data: Path, seed: int, console: Console) -> Summary:
-    config = _config(model, data, seed)
+def _train_and_test(model: Model, out: Path, config: TrainConfig, console: Console) -> Summary:
     run_folder = out / model.folder
     if model.recipe and not _is_trained(run_folder):
         train(config, run_folder, resume=(run_folder / "config.json").is_file())
     request = Request(
         model=str(run_folder) if model.recipe else config.model.path,
-        data=str(data / "test"),
+        data=str(out / "data" / "test"),
         out=run_folder,
         template=model.template,
         max_completion_tokens=MAX_COMPLETION_TOKENS,
@@ -124,15 +127,26 @@ def _bar(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def _config(model: Model, data: Path, seed: int) -> TrainConfig:
-    recipe = model.recipe or "phantom_medvlm_r1_mri"
-    overrides = [f'data.train="{data / "train"}"', f"seed={seed}", f"template={model.template}"]
-    if model.folder == "grpo_think":
+def config_of(model: Model, data: Path, seed: int, size: Size) -> TrainConfig:
+    """The recipe of one row on these data; a zero-shot row has GRPO's, for its pixel bounds and questions."""
+    overrides = [
+        f'data.train="{data / "train"}"',
+        f"data.num_questions={size.num_questions}",
+        f"template={model.template}",
+        f"seed={seed}",
+        f"grpo.epochs={size.epochs}",
+        f"sft.epochs={size.epochs}",
+    ]
+    if model.recipe.startswith("phantom"):
         for modality in TESTED:
             where = f"validation.sets.{modality.value}"
             overrides += [f'{where}.data="{data / "validation"}"', f'{where}.modality=["{modality.value}"]']
-        overrides.append("validation.every_questions=400")
-    return load_config(recipe, [*overrides, *model.overrides])
+        overrides.append(f"validation.every_questions={size.num_questions * 2 // 3}")
+    config = load_config(model.recipe or "phantom_medvlm_r1_mri", overrides)
+    if not model.same_steps:
+        return config
+    steps = num_slots(size.num_questions, config.grpo.questions_per_step, size.epochs)
+    return replace(config, sft=replace(config.sft, max_steps=steps))
 
 
 def _is_trained(run_folder: Path) -> bool:
