@@ -54,7 +54,7 @@ def test_sft_rows_match_grpo_in_visits_and_in_steps(finished: tuple[Path, dict])
 
 
 def test_the_page_stands_alone(finished: tuple[Path, dict]) -> None:
-    out, numbers = finished
+    _, numbers = finished
     page = Path(numbers["report"]).read_text(encoding="utf-8")
     assert "http://" not in page.replace("http://www.w3.org", "") and "<script" not in page
     assert "data:image/" in page and "not a medical device" in page.lower()
