@@ -13,19 +13,18 @@ import pytest
 from osler.cli import main
 from osler.config import TrainConfig, to_json
 from osler.data.folder import write_folder
+from osler.data.load import load_questions
 from osler.errors import BadInput
 from osler.evaluate.run import (
     BlindFit,
     Request,
-    load_part,
     name_of,
-    policy_digest,
     run_evaluation,
     without_test_questions,
 )
 from osler.evaluate.summary import read_summaries
 from osler.evaluate.trained import how_trained, stored_pixel_bounds
-from osler.policy.load import load_policy
+from osler.policy.load import model_digest
 from osler.records import Question
 
 
@@ -65,11 +64,10 @@ def test_names_of_test_sets(tmp_path: Path) -> None:
 
 
 def test_one_split_of_a_data_set(data: Path) -> None:
-    kinds = {"images": None, "modality": None, "skip_bad": False}
-    assert len(load_part(str(data), **kinds)) == 14  # type: ignore[arg-type]
-    assert {q.split for q in load_part(f"{data}#test", **kinds)} == {"test"}  # type: ignore[arg-type]
+    assert len(load_questions(str(data)).questions) == 14
+    assert {q.split for q in load_questions(f"{data}#test").questions} == {"test"}  # type: ignore[arg-type]
     with pytest.raises(BadInput):
-        load_part(f"{data}#nothing", **kinds)  # type: ignore[arg-type]
+        load_questions(f"{data}#nothing")  # type: ignore[arg-type]
 
 
 def test_a_whole_evaluation_and_the_same_again(tiny_folder: Path, data: Path, tmp_path: Path) -> None:
@@ -188,13 +186,13 @@ def test_pixel_bounds_of_a_checkpoint_folder(tmp_path: Path) -> None:
 def test_digest_is_of_the_weights(tiny_folder: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(tiny_folder, copy)
-    first = policy_digest(load_policy(str(tiny_folder)))
-    assert policy_digest(load_policy(str(copy))) == first
+    first = model_digest(tiny_folder)
+    assert model_digest(copy) == first
     (copy / "model.safetensors").rename(copy / "model-other.safetensors")
     (copy / "model.safetensors").write_bytes((copy / "model-other.safetensors").read_bytes())
     (copy / "model-other.safetensors").unlink()
-    assert policy_digest(load_policy(str(copy))) == first
+    assert model_digest(copy) == first
     data = bytearray((copy / "model.safetensors").read_bytes())
     data[-1] ^= 1
     (copy / "model.safetensors").write_bytes(bytes(data))
-    assert policy_digest(load_policy(str(copy))) != first
+    assert model_digest(copy) != first

@@ -141,7 +141,7 @@ def test_adapter_off_equals_the_frozen_start(tiny_folder: Path, image_folder: Pa
     restored = checkpoints.newest_intact(tmp_path / "run", warn=pytest.fail)
     assert restored is not None
     world = World(0, 1, torch.device("cpu"))
-    learner = build_learner(cfg, world, restored)
+    learner = build_learner(cfg, tmp_path / "run", world, restored)
     start = load_policy(str(tiny_folder))
     prompt = start.prompt_inputs(questions(image_folder)[0], loops.Template("t", "nothink", "{problem}"))
     ids = prompt.input_ids[None]
@@ -162,9 +162,9 @@ def test_adapter_off_equals_the_frozen_start(tiny_folder: Path, image_folder: Pa
     torch.testing.assert_close(merged, adapted, atol=1e-4, rtol=1e-4)
 
 
-def test_lora_leaves_the_tower_alone(tiny_folder: Path) -> None:
+def test_lora_leaves_the_tower_alone(tiny_folder: Path, tmp_path: Path) -> None:
     cfg = config(str(tiny_folder), model={"lora_rank": 2})
-    learner = build_learner(cfg, World(0, 1, torch.device("cpu")), None)
+    learner = build_learner(cfg, tmp_path, World(0, 1, torch.device("cpu")), None)
     assert learner.named_parameters and not any("visual" in n for n in learner.named_parameters)
 
 
@@ -314,3 +314,46 @@ def test_validation_curve_and_best_checkpoint(tiny_folder: Path, image_folder: P
     facts = json.loads((tmp_path / "run" / "validation.json").read_text())
     assert facts["mri"]["n"] == 4 and facts["mri"]["chance"] == pytest.approx(1 / 3)
     assert 0 <= facts["ct"]["blind_accuracy"] <= 1
+
+
+def test_adapter_on_an_adapter_loads_back(
+    tiny_folder: Path, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second adapter sits on the merged first one, also after the folder was moved."""
+    first = config(str(tiny_folder), model={"lora_rank": 4}, grpo={"max_steps": 2})
+    run(first, tmp_path / "first", image_folder)
+    second = config(str(tmp_path / "first"), model={"lora_rank": 2}, grpo={"max_steps": 3})
+    held: dict[str, torch.Tensor] = {}
+    with monkeypatch.context() as patch:
+        save = checkpoints.save_checkpoint
+
+        def keep_logits(run_folder: Path, step: int, policy: Any, *rest: Any) -> Path:
+            held["logits"] = text_logits(policy.model)
+            return save(run_folder, step, policy, *rest)
+
+        patch.setattr(checkpoints, "save_checkpoint", keep_logits)
+        run(second, tmp_path / "second", image_folder)
+    moved = shutil.move(tmp_path / "second", tmp_path / "elsewhere")
+    torch.testing.assert_close(
+        text_logits(load_policy(str(moved)).model), held["logits"], atol=1e-4, rtol=1e-4
+    )
+    first_logits = text_logits(load_policy(str(tmp_path / "first")).model)
+    assert not torch.allclose(first_logits, held["logits"], atol=1e-4)
+
+
+def text_logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=torch.arange(20, 40)[None]).logits
+
+
+def test_resume_on_changed_data_or_weights_is_refused(
+    tiny_folder: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    start = shutil.copytree(tiny_folder, tmp_path / "start")
+    cfg = config(str(start), grpo={"max_steps": 1})
+    run(cfg, tmp_path / "run", image_folder)
+    content = bytearray((start / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (start / "model.safetensors").write_bytes(content)
+    with pytest.raises(BadInput, match="has changed since it began"):
+        run(cfg, tmp_path / "run", image_folder, resume=True)

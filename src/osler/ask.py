@@ -95,7 +95,12 @@ def ask(
 
 
 def ask_model(
-    model: str, image: str, question: str, choices: str, template: str | None, max_completion_tokens: int
+    model: str,
+    image: str,
+    question: str,
+    choices: str,
+    template: str | None,
+    max_completion_tokens: int | None,
 ) -> Answer:
     """Load a model and ask it once, as it was trained; `choices` as on the command line."""
     options = parse_choices(choices)
@@ -103,7 +108,9 @@ def ask_model(
     how = how_trained(model)
     form = get_template(template or how.template)
     policy = load_policy(model, precision=how.precision, min_pixels=how.min_pixels, max_pixels=how.max_pixels)
-    return ask(policy, image, question, options, form, Sampling(max_completion_tokens))
+    return ask(
+        policy, image, question, options, form, Sampling(max_completion_tokens or how.max_completion_tokens)
+    )
 
 
 def read_answer(

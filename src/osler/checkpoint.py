@@ -24,6 +24,7 @@ from osler.errors import BadInput
 from osler.policy.load import Policy
 
 MARKER = "COMPLETE"
+MERGED_START = "../../start"  # from a checkpoint folder: where a run keeps a merged start
 
 
 @dataclass(frozen=True)

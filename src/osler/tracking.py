@@ -33,7 +33,7 @@ METRICS: Mapping[str, str] = {
     "time/loss": "seconds, forward and backward",
     "time/optimizer": "seconds",
     "time/step": "seconds, everything",
-    "throughput/tokens_per_second": "completion tokens trained on per second of the step",
+    "throughput/tokens_per_second": "completion tokens of the step per second of it",
     "memory/peak_bytes": "peak device memory (CUDA) or resident memory of the process (CPU)",
 }
 METRIC_FAMILIES = ("reward/", "eval/accuracy/", "eval/parse_rate/")
@@ -67,7 +67,7 @@ class JsonLines:
                 yield json.loads(line)
 
     def truncate(self, keep: Callable[[dict[str, Any]], bool]) -> int:
-        """Drop a torn last line and every record that `keep` refuses; return how many were dropped.
+        """Drop every record that `keep` refuses, and a torn last line; return how many were dropped.
 
         A resumed run goes back to its last checkpoint, so what was logged after it happened in a
         future that will be computed again.
@@ -79,6 +79,7 @@ class JsonLines:
             total += 1
             if keep(record):
                 kept.append(json.dumps(record))
+        total += not self.path.read_bytes().endswith(b"\n") if self.path.stat().st_size else 0
         temporary = self.path.with_suffix(".partial")
         temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         os.replace(temporary, self.path)

@@ -226,7 +226,9 @@ def evaluate(
     modality: ModalityOption = None,
     skip_bad: SkipBad = False,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    max_completion_tokens: Annotated[int, typer.Option(help="Longest completion.")] = 256,
+    max_completion_tokens: Annotated[
+        int | None, typer.Option(help="Longest completion; default: as trained, else 256.")
+    ] = None,
     seed: Seed = 0,
     min_pixels: Annotated[int | None, typer.Option(help="Smallest image; default: as trained.")] = None,
     max_pixels: Annotated[int | None, typer.Option(help="Largest image; default: as trained.")] = None,
@@ -265,15 +267,16 @@ def evaluate(
 
 def _blind_fit(request: Any, blind_from: str | None, note: Callable[[str], None]) -> Any:
     """What the blind baseline is fitted on: --blind-from, else the run's training questions, else nothing."""
-    from osler.evaluate.run import BlindFit, load_part
+    from osler.data.load import load_questions
+    from osler.evaluate.run import BlindFit
     from osler.evaluate.trained import how_trained
 
     if blind_from is not None:
         if blind_from == request.data:
             raise BadInput(f"--blind-from {blind_from}: is the test data; leave it out to cross-validate")
-        found = load_part(
-            blind_from, images=None, modality=request.modality, skip_bad=request.skip_bad, no_images=True
-        )
+        found = load_questions(
+            blind_from, modality=request.modality, skip_bad=request.skip_bad, no_images=True
+        ).questions
         return BlindFit(name=blind_from, questions=found)
     how = how_trained(request.model)
     if how.run is None or how.config is None:
@@ -300,7 +303,9 @@ def ask(
     template: Annotated[
         str | None, typer.Option(help="Prompt template; default: the run's own, else think.")
     ] = None,
-    max_completion_tokens: Annotated[int, typer.Option(help="Longest completion.")] = 256,
+    max_completion_tokens: Annotated[
+        int | None, typer.Option(help="Longest completion; default: as trained, else 256.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """One image, one question: thinking, answer, option probabilities."""

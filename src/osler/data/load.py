@@ -54,7 +54,7 @@ def load_questions(
     split: str | None = None,
     subject_column: str | None = None,
 ) -> LoadResult:
-    """Read and check every question under `path`.
+    """Read and check every question under `path`; "PATH#split" names one split of it.
 
     - `images_root`: where relative image paths start. Default: the OmniMedVQA root, our own folder, else
       the folder of the question file. Image paths come out absolute.
@@ -70,6 +70,9 @@ def load_questions(
     skipped), and where no question is left.
     """
     root = Path(path)
+    if split is None and "#" in str(path) and not root.exists():
+        before, _, split = str(path).rpartition("#")
+        root = Path(before)
     if images_root is not None and not Path(images_root).is_dir():
         raise BadInput(f"{images_root}: no such folder to look for images in; check --images")
     reader = RowReader(no_images=no_images, modality=parse_modality(modality))

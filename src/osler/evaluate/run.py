@@ -6,7 +6,6 @@ the training run that the model comes from, whose own config.json and environmen
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -25,7 +24,7 @@ from osler.evaluate.predictions import read_predictions
 from osler.evaluate.runner import choose_questions, evaluate
 from osler.evaluate.summary import Summary, blind_baseline, cluster_of, summarize, write_summary
 from osler.evaluate.trained import HowTrained, how_trained
-from osler.policy.load import Policy, load_policy, model_digest, resolve_checkpoint
+from osler.policy.load import Policy, checkpoint_folder, load_policy, model_digest, resolve_checkpoint
 from osler.prompts import get_template
 from osler.records import Prediction, Question
 from osler.rollout.sampling import Sampling
@@ -47,7 +46,7 @@ class Request:
     modality: str | None = None
     skip_bad: bool = False
     temperature: float = 0.0
-    max_completion_tokens: int = 256
+    max_completion_tokens: int | None = None
     seed: int = 0
     min_pixels: int | None = None
     max_pixels: int | None = None
@@ -61,23 +60,6 @@ class BlindFit:
 
     name: str
     questions: Sequence[Question]
-
-
-def load_part(
-    data: str, *, images: str | None, modality: str | None, skip_bad: bool, no_images: bool = False
-) -> tuple[Question, ...]:
-    """Questions of "PATH" or, where no such path exists, of one split: "PATH#split"."""
-    path, split = data, ""
-    if "#" in data and not Path(data).exists():
-        path, _, split = data.rpartition("#")
-    return load_questions(
-        path,
-        images_root=images,
-        no_images=no_images,
-        modality=modality,
-        skip_bad=skip_bad,
-        split=split or None,
-    ).questions
 
 
 def name_of(data: str) -> str:
@@ -109,7 +91,12 @@ def run_evaluation(
         note(f"--template not given: {template.name}, {how.says}")
     in_training_run = _holds_training(request.out, how)
     questions = choose_questions(
-        load_part(request.data, images=request.images, modality=request.modality, skip_bad=request.skip_bad),
+        load_questions(
+            request.data,
+            images_root=request.images,
+            modality=request.modality,
+            skip_bad=request.skip_bad,
+        ).questions,
         request.limit,
     )
     blind = None if blind is None else without_test_questions(blind, questions, note)
@@ -117,9 +104,9 @@ def run_evaluation(
     min_pixels = how.min_pixels if request.min_pixels is None else request.min_pixels
     max_pixels = how.max_pixels if request.max_pixels is None else request.max_pixels
     policy = load_policy(request.model, precision=precision, min_pixels=min_pixels, max_pixels=max_pixels)
-    digest = policy_digest(policy)
+    digest = model_digest(checkpoint_folder(request.model))
     sampling = Sampling(
-        max_completion_tokens=request.max_completion_tokens,
+        max_completion_tokens=request.max_completion_tokens or how.max_completion_tokens,
         temperature=request.temperature,
         seed=request.seed,
     )
@@ -179,29 +166,6 @@ def without_test_questions(
         return blind
     note(f"blind baseline: {dropped} questions of {blind.name} are test questions; left out")
     return BlindFit(name=f"{blind.name}, without its {dropped} test questions", questions=kept)
-
-
-def policy_digest(policy: Policy) -> str:
-    """SHA-256 that stands for the weights: of the checkpoint's files, with those of an adapter's base."""
-    folder = policy.folder
-    if folder is None:
-        from transformers.utils import cached_file
-
-        config = cached_file(resolve_checkpoint(policy.path), "config.json", local_files_only=True)
-        folder = Path(str(config)).parent
-    return _folder_digest(folder)
-
-
-def _folder_digest(folder: Path) -> str:
-    own = model_digest(folder)
-    adapter = folder / "adapter_config.json"
-    if not adapter.is_file():
-        return own
-    base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    base_folder = Path(resolve_checkpoint(base))
-    # A base on the hub is named by its id: its files may not be on this machine.
-    below = _folder_digest(base_folder) if base_folder.is_dir() else base
-    return hashlib.sha256(f"{own} on {below}".encode()).hexdigest()
 
 
 def _holds_training(out: Path, how: HowTrained) -> bool:

@@ -11,6 +11,7 @@ from osler.errors import BadInput
 from osler.policy.load import resolve_checkpoint
 
 DEFAULT_TEMPLATE = "think"
+DEFAULT_COMPLETION_TOKENS = 256
 DEFAULT_PIXELS = (3136, 401408)  # bounds of both papers' scripts: 4 to 512 image tokens
 
 
@@ -22,6 +23,7 @@ class HowTrained:
     min_pixels: int
     max_pixels: int
     precision: str  # "fp32" or "bf16"
+    max_completion_tokens: int
     run: Path | None  # the training run, None for a model that no run of ours made
     config: TrainConfig | None  # of that run
 
@@ -51,12 +53,19 @@ def how_trained(model: str) -> HowTrained:
             min_pixels=config.model.min_pixels,
             max_pixels=config.model.max_pixels,
             precision=config.model.precision,
+            max_completion_tokens=config.grpo.max_completion_tokens,
             run=run,
             config=config,
         )
     low, high = stored_pixel_bounds(folder)
     return HowTrained(
-        template=DEFAULT_TEMPLATE, min_pixels=low, max_pixels=high, precision="fp32", run=None, config=None
+        template=DEFAULT_TEMPLATE,
+        min_pixels=low,
+        max_pixels=high,
+        precision="fp32",
+        max_completion_tokens=DEFAULT_COMPLETION_TOKENS,
+        run=None,
+        config=None,
     )
 
 

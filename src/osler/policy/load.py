@@ -7,14 +7,16 @@ is refused, because continuing from half-random weights looks like training.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+from transformers.utils import cached_file
 
 from osler.data.images import image_digest, open_image
 from osler.errors import BadInput
@@ -40,6 +42,7 @@ class Policy:
     folder: Path | None  # where its files lie, None for a hub id
     mask_placeholders: bool = True
     precision: str = "fp32"
+    is_merged: bool = False  # an adapter was merged into its base: these weights lie in no file
     _images: OrderedDict[str, ImageInputs] = field(default_factory=OrderedDict)
     _images_bytes: int = 0
     _special_tokens: tuple[str, ...] = ()
@@ -168,7 +171,15 @@ def load_policy(
     source = resolve_checkpoint(path)
     folder = Path(source) if Path(source).is_dir() else None
     if folder is not None and (folder / "adapter_config.json").is_file():
-        return _load_adapter(path, folder, precision, min_pixels, max_pixels, mask_placeholders, device)
+        return _load_adapter(
+            path,
+            folder,
+            precision=precision,
+            min_pixels=min_pixels,
+            max_pixels=max_pixels,
+            mask_placeholders=mask_placeholders,
+            device=device,
+        )
     hub: dict[str, Any] = {"trust_remote_code": False}
     if revision:
         hub["revision"] = revision
@@ -211,31 +222,43 @@ def use_layout_attention(model: nn.Module) -> None:
     model.model.language_model.config._attn_implementation = ATTENTION_NAME  # type: ignore[union-attr]
 
 
-def _load_adapter(path: str, folder: Path, precision: str, *rest: Any) -> Policy:
-    import json
-
+def _load_adapter(path: str, folder: Path, **options: Any) -> Policy:
     from peft import PeftModel
 
-    adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    base = adapter["base_model_name_or_path"]
-    min_pixels, max_pixels, mask_placeholders, device = rest
-    policy = load_policy(
-        base,
-        precision=precision,
-        min_pixels=min_pixels,
-        max_pixels=max_pixels,
-        mask_placeholders=mask_placeholders,
-        device=device,
-    )
-    merged = PeftModel.from_pretrained(policy.model, str(folder)).merge_and_unload()
+    base, revision = _adapter_base(folder)
+    policy = load_policy(base, revision=revision, **options)
+    merged: Any = PeftModel.from_pretrained(policy.model, str(folder)).merge_and_unload()
     use_layout_attention(merged)
-    return Policy(
-        merged, policy.tokenizer, policy.image_processor, path, folder, mask_placeholders, precision
-    )
+    return replace(policy, model=merged, path=path, folder=folder, is_merged=True)
+
+
+def _adapter_base(folder: Path) -> tuple[str, str]:
+    """What an adapter sits on, and its hub revision; a path in it may start from the adapter's folder."""
+    adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    base = str(adapter["base_model_name_or_path"])
+    beside = folder / base
+    return (str(beside.resolve()) if beside.is_dir() else base), adapter.get("revision") or ""
+
+
+def checkpoint_folder(path: str, revision: str = "") -> Path:
+    """The folder that holds a model's files; for a hub id, the one in the local cache.
+
+    Raises BadInput where a hub id was never downloaded.
+    """
+    source = resolve_checkpoint(path)
+    if Path(source).is_dir():
+        return Path(source)
+    found = cached_file(source, "config.json", revision=revision or None, local_files_only=True)
+    if found is None:
+        raise BadInput(f"model {path}: not in the local cache")
+    return Path(found).parent
 
 
 def model_digest(folder: Path) -> str:
-    """SHA-256 over the weight files of a checkpoint folder, in name order; optimizer state does not count."""
+    """SHA-256 over the weight files of a checkpoint folder, in name order, and of an adapter's base.
+
+    Optimizer state does not count. A base on the hub stands by its name: its files may not be here.
+    """
     digest = hashlib.sha256()
     files = sorted(f for f in folder.glob("*.safetensors") if f.name != "optimizer.safetensors")
     if not files:
@@ -245,4 +268,9 @@ def model_digest(folder: Path) -> str:
         with file.open("rb") as stream:
             while block := stream.read(1 << 22):
                 digest.update(block)
+    if (folder / "adapter_config.json").is_file():
+        base, revision = _adapter_base(folder)
+        source = resolve_checkpoint(base)
+        known = model_digest(Path(source)) if Path(source).is_dir() else f"{source}@{revision}"
+        digest.update(known.encode())
     return digest.hexdigest()

@@ -92,7 +92,9 @@ class Learner:
         return list(self.named_parameters.values())
 
 
-def build_learner(config: TrainConfig, world: World, resumed: checkpoints.Restored | None) -> Learner:
+def build_learner(
+    config: TrainConfig, run: Path, world: World, resumed: checkpoints.Restored | None
+) -> Learner:
     """Load the policy (from the checkpoint where resuming), choose what trains, build the optimizer."""
     model = config.model
     from_checkpoint = resumed is not None and not model.lora_rank
@@ -107,7 +109,7 @@ def build_learner(config: TrainConfig, world: World, resumed: checkpoints.Restor
     )
     adapter = None
     if model.lora_rank:
-        adapter = _add_lora(policy, config)
+        adapter = _add_lora(policy, config, run, world)
         if resumed is not None:
             checkpoints.restore_adapter(resumed.folder, adapter)
     elif model.freeze_vision_tower:
@@ -122,7 +124,12 @@ def build_learner(config: TrainConfig, world: World, resumed: checkpoints.Restor
     return Learner(policy, adapter, named, optimizer)
 
 
-def _add_lora(policy: Policy, config: TrainConfig) -> Any:
+def _add_lora(policy: Policy, config: TrainConfig, run: Path, world: World) -> Any:
+    """Wrap the model; the adapter will say what it sits on, so that it can be loaded again.
+
+    Where training starts from another adapter, the base with that one merged in exists nowhere yet and is
+    written to `start/` of the run folder.
+    """
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(config.seed)  # the adapter's random half is part of the run
@@ -131,8 +138,19 @@ def _add_lora(policy: Policy, config: TrainConfig) -> Any:
         lora_alpha=config.model.lora_alpha,  # type: ignore[arg-type]  # any number works
         target_modules=LORA_TARGETS,
         lora_dropout=0.0,
+        revision=config.model.revision or None,
     )
-    return get_peft_model(policy.model, lora)
+    base = config.model.path
+    if policy.is_merged:
+        base = checkpoints.MERGED_START
+        start = run / "start"
+        if world.is_main and not (start / "config.json").is_file():
+            checkpoints.save_policy(policy, start)
+    elif policy.folder is not None and base != "phantom-base":
+        base = str(policy.folder.resolve())
+    adapted = get_peft_model(policy.model, lora)
+    adapted.peft_config["default"].base_model_name_or_path = base
+    return adapted
 
 
 def frozen_copy(policy: Policy) -> Any:

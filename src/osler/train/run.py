@@ -18,12 +18,12 @@ from rich.console import Console
 
 from osler import checkpoint as checkpoints
 from osler.audit.blind import blind_accuracy
-from osler.config import DataConfig, TrainConfig, load_config, to_json
+from osler.config import DataConfig, ModelConfig, TrainConfig, load_config, to_json
 from osler.data.images import image_digest
 from osler.data.load import load_questions
 from osler.errors import BadInput
 from osler.evaluate.stats import chance_level
-from osler.policy.load import model_digest
+from osler.policy.load import checkpoint_folder, model_digest
 from osler.prompts import get_template
 from osler.records import Question
 from osler.rewards import build_rubric
@@ -78,14 +78,16 @@ def train_on(
     template = get_template(config.template)
     with process_world() as world, _RunLock(out, world):
         resumed = _open_run(config, out, resume, world)
-        learner = build_learner(config, world, resumed)
-        if world.is_main and resumed is None:
+        learner = build_learner(config, out, world, resumed)
+        if resumed is not None:
+            _refuse_changed_inputs(config, out, questions)
+        elif world.is_main:
             _write_environment(config, out, questions, learner, world)
             _write_validation_facts(out, questions, validation)
         method: GrpoMethod | SftMethod
         if config.method == "grpo":
             rubric = build_rubric(config.rewards)
-            reference = _reference(config, learner, world, resumed)
+            reference = _reference(config, out, learner, world, resumed)
             method = GrpoMethod(config, world, learner, questions, template, rubric, reference)
         else:
             method = SftMethod(config, world, learner, examples_at, num_sft_steps)
@@ -93,14 +95,14 @@ def train_on(
 
 
 def _reference(
-    config: TrainConfig, learner: Learner, world: World, resumed: checkpoints.Restored | None
+    config: TrainConfig, out: Path, learner: Learner, world: World, resumed: checkpoints.Restored | None
 ) -> Any:
     """The frozen start of training: a copy of it, loaded afresh where the run goes on from later weights."""
     if config.grpo.kl_coef == 0 or learner.adapter is not None:
         return None
     if resumed is None:
         return frozen_copy(learner.policy)
-    return frozen_copy(build_learner(config, world, None).policy)
+    return frozen_copy(build_learner(config, out, world, None).policy)
 
 
 def training_questions(data: DataConfig) -> list[Question]:
@@ -154,7 +156,8 @@ def validation_sets(config: TrainConfig) -> list[ValidationSet]:
 
 
 def _open_run(config: TrainConfig, out: Path, resume: bool, world: World) -> checkpoints.Restored | None:
-    existing = (out / "config.json").is_file()
+    # Rank 0 decides before it writes: another rank could see a folder that was empty a moment ago.
+    existing = world.gather((out / "config.json").is_file())[0]
     if existing and not resume:
         raise BadInput(f"run {out}: already holds a run; add --resume to go on, or choose another --out")
     console = Console(stderr=True, quiet=not world.is_main)
@@ -174,7 +177,6 @@ def _open_run(config: TrainConfig, out: Path, resume: bool, world: World) -> che
 def _write_environment(
     config: TrainConfig, out: Path, questions: Sequence[Question], learner: Learner, world: World
 ) -> None:
-    folder = learner.policy.folder
     environment = {
         "command": sys.argv,
         "python": platform.python_version(),
@@ -186,7 +188,7 @@ def _write_environment(
         "threads": torch.get_num_threads(),
         "num_processes": world.size,
         "seed": config.seed,
-        "model_digest": model_digest(folder) if folder is not None else "",
+        "model_digest": start_digest(config.model),
         "data_digest": data_digest(questions),
         "num_questions": len(questions),
         "trained_parameters": sum(p.numel() for p in learner.parameters),
@@ -209,6 +211,21 @@ def _write_validation_facts(
         for one in validation
     }
     (out / "validation.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+
+
+def start_digest(model: ModelConfig) -> str:
+    """SHA-256 of the weights that training starts from."""
+    return model_digest(checkpoint_folder(model.path, model.revision))
+
+
+def _refuse_changed_inputs(config: TrainConfig, out: Path, questions: Sequence[Question]) -> None:
+    """Data and starting weights must be what the run began with: the paths alone do not say so."""
+    stored = json.loads((out / "environment.json").read_text(encoding="utf-8"))
+    now = {"data_digest": data_digest(questions), "model_digest": start_digest(config.model)}
+    for name, value in now.items():
+        if stored.get(name) != value:
+            what = "training data have" if name == "data_digest" else f"model {config.model.path} has"
+            raise BadInput(f"run {out}: the {what} changed since it began; start a new run")
 
 
 def data_digest(questions: Sequence[Question]) -> str:
