@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-import time
 
 import pytest
 from hypothesis import given, settings
@@ -20,8 +19,8 @@ EXACT = [
     ("<think>\nThe rim is dark.\n</think>\n<answer>C</answer>\n", C),
     ("<answer>C</answer>", C),
     ("<answer> C </answer>", C),
-    ("<answer>\nC\n</answer>", C),  # papers.md section 4, item 9: accuracy 0 in the released code
-    ("<answer>B</answer>", B),  # evaluation.md 1.2: not inferred by VLMEvalKit
+    ("<answer>\nC\n</answer>", C),  # 0 in Med-R1 @88d76c7 grpo_vqa.py:76: no DOTALL
+    ("<answer>B</answer>", B),  # not inferred by VLMEvalKit @134b4ea matching_util.py, can_infer_option
     ("<answer>B</answer><think>because</think>", B),
     ("<answer>B</answer><think>because it is cut o", B),
     ("Sure. <answer>B</answer> I hope that helps.", B),
@@ -43,7 +42,7 @@ LENIENT = [
     ("<answer>Option C.</answer>", C, "punctuation"),
     ("C.", C, "punctuation"),
     ("<answer>C. Normal</answer>", C, "letter_and_text"),
-    ("<answer>D) CT</answer>", D, "letter_and_text"),  # item 11: 0 in the released code
+    ("<answer>D) CT</answer>", D, "letter_and_text"),  # 0 in MedVLM-R1 @2eee421 grpo.py:103: two letters
     ("(B) kidney", B, "letter_and_text"),
     ("B Kidney", B, "letter_and_text"),
     ("B: Kidney.", B, "letter_and_text"),
@@ -87,7 +86,7 @@ NOTHING = [
     " \n\t ",
     "<answer></answer>",
     "<answer> </answer>",
-    "none of the above",  # evaluation.md 1.2: read as A by the most similar option
+    "none of the above",  # MedEvalKit @9b12e3b utils/utils.py:129 takes the most similar choice
     "It is not normal, B or D",
     "normal findings, nothing",
     "The answer is not A",
@@ -130,7 +129,7 @@ NOTHING = [
     "E",
     "<answer>MRI</answer>",
     "<answer>A fracture is seen</answer>",
-    "<think>x</think><answer>C</answer><answer>A</answer>",  # item 8: full reward in the released code
+    "<think>x</think><answer>C</answer><answer>A</answer>",  # both released codes pay it in full
     "<answer>C</answer><answer>what</answer>",
     "<answer><answer>C</answer></answer>",
     "<answer>C</answer></answer>",
@@ -293,23 +292,23 @@ def test_prose_without_letters_or_choices_is_never_an_answer(words: list[str]) -
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(FRAGMENTS, min_size=1, max_size=6))
-def test_huge_repetitive_text_takes_linear_time(parts: list[str]) -> None:
+def test_huge_repetitive_text_is_read_by_the_same_definition(parts: list[str]) -> None:
+    """Anything worse than linear in the text would hang here."""
     unit = "".join(parts)
     text = unit * (200_000 // len(unit) + 1)
-    start = time.perf_counter()
-    outcome_of(extract_answer(text, CHOICES), 0, True, text)
-    assert time.perf_counter() - start < 5
+    found = extract_answer(text, CHOICES)
+    assert (found.index if found.how == "exact" else None) == slow_exact(text)
+    right = found.index if found.index is not None else A
+    wanted = Outcome.CORRECT if found.index is not None else Outcome.TRUNCATED
+    assert outcome_of(found, right, True, text) is wanted
 
 
 @pytest.mark.parametrize(
     "unit",
     ["<answer>", "</answer>", "<think>", "</think>", " ", "\n", "(((", "answer ", "answer is ", "I cannot "],
 )
-def test_a_million_characters_take_seconds_at_most(unit: str) -> None:
-    text = unit * (1_000_000 // len(unit))
-    start = time.perf_counter()
-    assert extract_answer(text, CHOICES).index is None
-    assert time.perf_counter() - start < 10
+def test_a_million_adversarial_characters_are_no_answer(unit: str) -> None:
+    assert extract_answer(unit * (1_000_000 // len(unit)), CHOICES).index is None
 
 
 def read_outcome(text: str, truncated: bool = False) -> Outcome:

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -220,22 +219,20 @@ def test_cross_validation_needs_enough_clusters() -> None:
 
 
 @pytest.mark.parametrize(
-    ("modality", "num_train", "num_test", "published"),
+    ("modality", "num_train", "num_test", "audited"),
     [("Dermoscopy", 5373, 1306, 97.01), ("Fundus", 4300, 1098, 96.17), ("X-Ray", 6301, 1615, 95.36)],
 )
-def test_it_reproduces_the_published_blind_accuracies(
-    modality: str, num_train: int, num_test: int, published: float
+def test_it_reproduces_an_audit_by_other_code(
+    modality: str, num_train: int, num_test: int, audited: float
 ) -> None:
-    """papers.md 5.3 (b). Also measured: CT 99.78, ultrasound 86.74, OCT 100.00, microscopy 97.84."""
+    """The unpublished audit of docs/decisions/0007-blind-baseline.md; all modalities: docs/lab_log.md."""
     train, test = released_questions("train", modality), released_questions("test", modality)
     assert (len(train), len(test)) == (num_train, num_test)
-    start = time.perf_counter()
-    assert 100 * blind_accuracy(train, test) == pytest.approx(published, abs=1.0)
-    assert time.perf_counter() - start < 30
+    assert 100 * blind_accuracy(train, test) == pytest.approx(audited, abs=1.0)
 
 
 def test_shuffled_gold_leaves_nothing_but_chance() -> None:
-    """papers.md 5.3: the same pipeline with shuffled gold gives chance (31.8 against 31.4 on CT)."""
+    """What is learnt then is noise; a leak in the pipeline itself would show."""
     rng = np.random.default_rng(0)
     train = [
         dataclasses.replace(question, answer_index=int(rng.integers(len(question.choices))))

@@ -32,7 +32,7 @@ def test_equal_rewards_give_exactly_zero() -> None:
 
 
 def test_on_policy_gradient_is_reinforce_by_hand() -> None:
-    """DESIGN section 6, test 6: vocabulary of 3, two one-token completions, rewards 1 and 0.
+    """Vocabulary of 3, two one-token completions, rewards 1 and 0.
 
     With p = softmax(z), advantage +-a and loss = -mean(A log p[token]), the gradient is
     dL/dz = -(1/2) [a (e_0 - p) - a (e_2 - p)] = -(a/2) (e_0 - e_2).

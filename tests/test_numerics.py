@@ -1,4 +1,4 @@
-"""DESIGN section 6, tests 1-5: the engine and the shared-prompt forward against the stock model."""
+"""The engine and the shared-prompt forward against the stock model: tokens, log-probabilities, gradients."""
 
 from __future__ import annotations
 

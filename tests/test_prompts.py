@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -240,11 +238,11 @@ def test_messages_put_images_first_and_carry_no_path() -> None:
     assert "Images/" not in repr(turn) and ".png" not in repr(turn)
 
 
-def test_huge_texts_take_linear_time() -> None:
-    start = time.perf_counter()
+def test_huge_texts_have_no_form() -> None:
+    """Anything worse than linear in the text would hang here."""
     for piece in ("<think>", "</think>", "<answer>", "<think></think>", "< think>", " "):
         text = piece * 100_000
         for name in OURS:
-            TEMPLATES[name].matches(text)
-            TEMPLATES[name].answer_prefix(text)
-    assert time.perf_counter() - start < 20
+            assert not TEMPLATES[name].matches(text)
+            prefix = "" if name == "plain" else "<answer>" if piece == "<answer>" else None
+            assert TEMPLATES[name].answer_prefix(text) == prefix

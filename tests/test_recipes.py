@@ -35,7 +35,11 @@ def test_every_recipe_is_complete(name: str) -> None:
 
 
 def test_medvlm_r1_carries_the_papers_protocol() -> None:
-    """papers.md 1.1: G 4, 600 questions, 2 epochs, 300 steps, lr 1e-6 linear, beta 0.04 k3, 512 tokens."""
+    """MedVLM-R1 @2eee421 train_script.sh:29-43: G 4, 2 epochs, 512 tokens, pixels; grpo_trainer.py:452: k3.
+
+    600 questions: arXiv 2502.19634, abstract; 300 steps: on 2 GPUs with 2 accumulation steps. Not set there:
+    lr 1e-6 linear and beta 0.04 are the defaults of TRL 0.14.
+    """
     c = load_config("medvlm_r1_mri")
     assert (c.grpo.group_size, c.data.num_questions, c.grpo.epochs) == (4, 600, 2.0)
     assert num_slots(c.data.num_questions, c.grpo.questions_per_step, c.grpo.epochs) == 300
@@ -45,7 +49,11 @@ def test_medvlm_r1_carries_the_papers_protocol() -> None:
 
 
 def test_med_r1_carries_the_papers_protocol() -> None:
-    """papers.md 2.3: G 4, 4 questions per step, one epoch, 256 tokens."""
+    """Med-R1 @88d76c7 scripts/run_grpo_Omni_deepspeed_train_vqa.sh:60-64: one epoch, G 4.
+
+    256 tokens is TRL 0.14's default; 4 questions per step is where the curves of
+    Images/fig_rewards_length.png end.
+    """
     c = load_config("med_r1_lesion_grading")
     assert (c.grpo.group_size, c.grpo.epochs, c.grpo.max_completion_tokens) == (4, 1.0, 256)
     assert num_slots(1662, c.grpo.questions_per_step, c.grpo.epochs) == 416  # the published curve ends at 415

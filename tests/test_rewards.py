@@ -80,7 +80,7 @@ def test_tricks_earn_nothing_from_ours(trick: str, template: str) -> None:
 
 
 def test_the_papers_rules_do_pay_for_tricks() -> None:
-    """The figures of papers.md section 4, items 8, 9 and 11."""
+    """As MedVLM-R1 @2eee421 grpo.py:64-141 and Med-R1 @88d76c7 grpo_vqa.py:53-103 would."""
     two, empty = TRICKS["two different answers"], TRICKS["empty reasoning"]
     for paper in ("medvlm_r1", "med_r1"):
         rubric = build_rubric({f"{paper}_format": 1.0, f"{paper}_accuracy": 1.0})
@@ -146,7 +146,7 @@ def test_the_papers_rules_equal_their_patterns(parts: list[str]) -> None:
 
 
 def medvlm_r1_by_counting(text: str) -> float:
-    """The rule as papers.md 1.1 states it: letters A to J of the first tag, counted one by one."""
+    """MedVLM-R1 @2eee421 grpo.py:64-131 once more: letters A to J of the first tag, counted one by one."""
     tag = re.search(r"(?is)<answer>(.*?)</answer>", text)
     content = tag.group(1).strip() if tag else ""
     letters = [c for c in content.upper() if c in "ABCDEFGHIJ"]

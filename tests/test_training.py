@@ -1,4 +1,4 @@
-"""Training runs: exact resume, micro-batches, processes, adapters, checkpoints (DESIGN section 6, 6-7)."""
+"""Training runs: exact resume, micro-batches, processes, adapters, checkpoints."""
 
 from __future__ import annotations
 

@@ -4,7 +4,9 @@
 outside the reasoning (or a completion that is one letter and nothing else) as `exact`; a few harmless
 deviations as `lenient:RULE`; everything else as `none`. Where two readings are possible it reads
 nothing: an unparsed completion never becomes a choice, neither the first nor a random nor the most similar
-one (the extractors examined in evaluation.md 1.2 do all three).
+one. Others do all three: MedEvalKit @9b12e3b utils/utils.py:72-93 takes the most similar choice, the first
+where none is similar; VLMEvalKit @895762d vlmeval/dataset/utils/multiple_choice.py
+(`extract_answer_from_item`) draws one.
 
 The rules, in the order in which they are tried:
 

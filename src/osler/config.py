@@ -45,7 +45,7 @@ class ModelConfig:
     path: str = "phantom-base"  # checkpoint folder, hub id, or "phantom-base" (ships with the package)
     revision: str = ""  # hub revision
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16 computes in bf16 over fp32 master weights
-    min_pixels: int = 3136  # papers.md 1.1
+    min_pixels: int = 3136  # MedVLM-R1 @2eee421 grpo.py:54-57
     max_pixels: int = 401408  # both papers' scripts: 512 image tokens
     freeze_vision_tower: bool = False
     gradient_checkpointing: bool = False

@@ -80,8 +80,9 @@ class Template:
     def matches(self, text: str) -> bool:
         """Whether `text` has exactly this template's form; white space around the parts is tolerated.
 
-        Strict where the papers' patterns are loose (papers.md section 4, items 8 and 11): one answer tag
-        with one capital letter in it, reasoning that says something and holds no tag, nothing outside.
+        Strict where the papers' patterns are loose (MedVLM-R1 @2eee421 grpo.py:136, Med-R1 @88d76c7
+        grpo_vqa.py:100): one answer tag with one capital letter in it, reasoning that says something and
+        holds no tag, nothing outside.
         """
         if self.form == "plain":
             return _is_letter(text.strip())
@@ -204,12 +205,9 @@ def _medvlm_r1_complex(indent: str) -> str:
     return "".join(f"\n{indent}{step}" for step in steps)
 
 
-_LETTER_IN_TAGS = (
-    "provide the correct single-letter choice (A, B, C, D,...) inside <answer>...</answer> tags."
-)
-
-# Sources, in order: M1 grpo.py:164-170, M1 eval/test_qwen2vl_med.py:71-77 and :65-69; M2 grpo_vqa.py:152,
-# grpo_vqa_nothink.py:151, eval_vqa/test_qwen2vl_vqa.py:43, .._nothink.py:44, .._zero_shot.py:43, README:162.
+# Sources, in order: MedVLM-R1 grpo.py:164-170, eval/test_qwen2vl_med.py:71-77 and :65-69; Med-R1
+# grpo_vqa.py:152, grpo_vqa_nothink.py:151, eval_vqa/test_qwen2vl_vqa.py:43, .._nothink.py:44,
+# .._zero_shot.py:43, README:162. Commits: see above.
 _PAPERS = (
     Template("medvlm_r1_complex", "think", _medvlm_r1_complex(" " * 8)),
     Template("medvlm_r1_complex_eval", "think", _medvlm_r1_complex(" " * 4)),
@@ -269,7 +267,8 @@ def get_template(name: str) -> Template:
 def messages(question: Question, template: Template) -> list[dict[str, Any]]:
     """Hugging Face chat messages: one user turn, one image part per image, then the text.
 
-    No image path enters a message: in OmniMedVQA paths give the answer away (papers.md 5.2).
+    No image path enters a message: in OmniMedVQA class folders spell out the answer
+    (`Images/Chest CT Scan/test/adenocarcinoma_…/`, Med-R1 @88d76c7 README.md:96).
     """
     content: list[dict[str, Any]] = [{"type": "image"} for _ in question.images]
     content.append({"type": "text", "text": template.user_text(question)})

@@ -1,10 +1,10 @@
 """What a completion earns: reward functions, and the rubric that weighs them.
 
 Ours: `format` (the template's exact form), `accuracy` (the extraction is the answer) and `length`. The
-tricks that the papers' rules pay for (papers.md section 4, items 8 to 11: several answers, an answer inside
-the reasoning, empty reasoning, echoed choices) earn nothing from ours, neither format nor accuracy. The
-papers' own rules are there by name, as released, for reproductions. A user's function is named as
-`package.module:function`.
+tricks that the papers' rules pay for (several answers, an answer inside the reasoning, empty reasoning,
+echoed choices) earn nothing from ours, neither format nor accuracy. The papers' own rules are there by name,
+as released (JZPeterPan/MedVLM-R1 @2eee421 and Yuxiang-Lai117/Med-R1 @88d76c7; the lines stand at each), for
+reproductions. A user's function is named as `package.module:function`.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def is_trick(text: str) -> bool:
 def medvlm_r1_format(
     completion: Completion, extraction: Extraction, question: Question, template: Template
 ) -> float:
-    """MedVLM-R1's format rule (M1 grpo.py:121-128), whatever the template: 0 or 1.
+    """MedVLM-R1's format rule (its grpo.py:134-141), whatever the template: 0 or 1.
 
     The whole text, without any white space around it, is `<think>`, anything, `</think>`, white space,
     `<answer>`, anything, `</answer>`. "Anything" may be empty or hold further tags.
@@ -83,7 +83,7 @@ def medvlm_r1_format(
 def medvlm_r1_accuracy(
     completion: Completion, extraction: Extraction, question: Question, template: Template
 ) -> float:
-    """MedVLM-R1's accuracy rule (M1 grpo.py:64-118): 0, 0.5 or 1.
+    """MedVLM-R1's accuracy rule (its grpo.py:64-131): 0, 0.5 or 1.
 
     Counts the letters A to J in the upper-cased text of the first answer tag, words included. Only where
     there is one and it is the answer: 1 if nothing else stands there, 0.5 if something does.
@@ -101,7 +101,7 @@ def medvlm_r1_accuracy(
 def med_r1_format(
     completion: Completion, extraction: Extraction, question: Question, template: Template
 ) -> float:
-    """Med-R1's format rules (M2 grpo_vqa.py:100, grpo_vqa_nothink.py:100): 0 or 1, by the template's form.
+    """Med-R1's format rules (its grpo_vqa.py:100, grpo_vqa_nothink.py:100): 0 or 1, by the template's form.
 
     With reasoning the same as MedVLM-R1's; without, white space, `<answer>`, anything, `</answer>`. Raises
     `BadInput` for other forms: the released code has no rule for them.
@@ -123,12 +123,12 @@ def med_r1_format(
 def med_r1_accuracy(
     completion: Completion, extraction: Extraction, question: Question, template: Template
 ) -> float:
-    """Med-R1's accuracy rule (M2 grpo_vqa.py:53-95): 0 or 1.
+    """Med-R1's accuracy rule (its grpo_vqa.py:53-95): 0 or 1.
 
     The stripped text of the first answer tag that opens and closes on one line, else the whole stripped
     completion, is the answer's letter. The released function first asks the `math_verify` package to parse
-    both sides as mathematics; for letters that parse is empty and the branch can never fire
-    (papers.md section 4, item 10), so it is left out.
+    both sides as mathematics (:60-66); for letters that parse is empty and the branch can never fire, so it
+    is left out.
     """
     for line in completion.text.split("\n"):
         _, opening, rest = line.partition("<answer>")

@@ -1,9 +1,10 @@
 """The blind baseline: what the words of question and choices give away without any image.
 
 Each choice of a question is one row: TF-IDF over the words and word pairs of the choice and over their
-crosses with the words of the question, then one logistic regression for "is this the right choice" (as
-papers.md 5.3 (b); the scores are compared within the question). Neither the position of a choice, nor an
-image, nor an image path is ever seen: permuting the choices permutes the scores and changes nothing else.
+crosses with the words of the question, then one logistic regression for "is this the right choice"; the
+scores are compared within the question (docs/decisions/0007-blind-baseline.md). Neither the position of a
+choice, nor an image, nor an image path is ever seen: permuting the choices permutes the scores and changes
+nothing else.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from numpy.typing import NDArray
 from osler.errors import BadInput
 from osler.records import Question
 
-# Inverse L2 penalty. Chosen so that the seven single-modality figures of papers.md 5.3 (b) come out (all
-# within 0.3 points); 1 costs two points on dermoscopy, 50 changes no figure by more than half a point.
+# Inverse L2 penalty. Chosen so that the seven figures of the earlier audit in
+# docs/decisions/0007-blind-baseline.md come out (all within 0.3 points); 1 costs two points on dermoscopy, 50
+# changes no figure by more than half a point.
 INVERSE_PENALTY = 10.0
 
 _WORD = re.compile(r"\w+")

@@ -1,8 +1,9 @@
 """Intervals and paired tests for right-or-wrong answers.
 
 An accuracy has a Wilson interval where every cluster (image or subject) has one question, and a cluster
-bootstrap elsewhere: questions about one image are not independent (evaluation.md 1.4). Two models on the
-same questions are compared by McNemar's test and by the paired cluster bootstrap of the difference.
+bootstrap elsewhere: questions about one image are not independent (Miller, arXiv 2411.00640, on
+clustered standard errors). Two models on the same questions are compared by McNemar's test and by the
+paired cluster bootstrap of the difference.
 All fractions run from 0 to 1.
 """
 

@@ -135,7 +135,10 @@ def cluster_of(prediction: Prediction) -> str:
 
 
 def summarize(predictions: Sequence[Prediction], header: Header, blind: BlindBaseline) -> Summary:
-    """Every number of DESIGN 4.4 for one test set. Raises BadInput where there are no predictions."""
+    """Every number of one test set, as README, "How numbers are reported", defines them.
+
+    Raises BadInput where there are no predictions.
+    """
     if not predictions:
         raise BadInput(f"{header.name}: no predictions to summarise")
     groups: list[Row] = []
