@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from osler.ask import Answer, ask, parse_choices, print_answer, printable, read_answer
+from osler.cli import main
 from osler.errors import BadInput
 from osler.policy.load import load_policy
 from osler.prompts import TEMPLATES
@@ -115,3 +116,23 @@ def test_a_real_model_answers_or_says_that_it_did_not(tiny_folder: Path, image_f
         ask(policy, image, "  ", ("a", "b"), TEMPLATES["plain"])
     with pytest.raises(BadInput, match=r"nowhere\.png"):
         ask(policy, "nowhere.png", "Which?", ("a", "b"), TEMPLATES["plain"])
+
+
+def test_reading_and_writing_weights_draws_no_bar(
+    tiny_folder: Path,
+    image_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    from huggingface_hub.utils import are_progress_bars_disabled
+    from transformers.utils import logging
+
+    monkeypatch.delenv("HF_HUB_DISABLE_PROGRESS_BARS", raising=False)
+    logging.enable_progress_bar()
+    arguments = ["ask", str(tiny_folder), str(image_folder / "1.png"), "Which?", "--choices", "a; b"]
+    assert main([*arguments, "--max-completion-tokens", "2"]) == 0
+    load_policy(str(tiny_folder)).model.save_pretrained(tmp_path)
+    out, err = capfd.readouterr()
+    assert "Options" in out and err == ""
+    assert not are_progress_bars_disabled()  # those of downloads

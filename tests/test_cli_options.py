@@ -161,6 +161,13 @@ def test_bad_rows_exit_2_unless_skipped(tmp_path: Path, capfd: pytest.CaptureFix
     assert "questions.jsonl row 2" in out
 
 
+def test_there_is_no_bar_where_no_image_is_read(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    row = {"id": "a", "text": "Which?", "choices": ["x", "y"], "answer_index": 0, "images": ["a.png"]}
+    (tmp_path / "questions.jsonl").write_text(json.dumps(row) + "\n")
+    assert main(["data", "check", str(tmp_path), "--no-images"]) == 0
+    assert capfd.readouterr().err == ""
+
+
 def test_what_a_command_prints_while_working_stays_off_stdout(capfd: pytest.CaptureFixture[str]) -> None:
     with Output(as_json=True) as output:
         print("a library talks")

@@ -124,6 +124,27 @@ def test_json_and_rendering(data: Path) -> None:
     assert "can be used" not in text
 
 
+@pytest.mark.parametrize("modality", ["ct", ""])
+def test_the_table_stands_on_80_columns_with_every_word_whole(tmp_path: Path, modality: str) -> None:
+    kinds = [
+        *("modality_recognition", "anatomy_identification", "disease_diagnosis", "lesion_grading"),
+        *("other_biological_attributes", ""),
+    ]
+    rows = [
+        {"id": str(n), "text": f"Q{n}?", "modality": modality, "question_type": kind}
+        for n, kind in enumerate(kinds)
+    ]
+    out = io.StringIO()
+    report = build_report(load_questions(write(tmp_path / "data", rows), no_images=True))
+    render_report(report, Console(file=out, width=80, color_system=None))
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    heads = "modality recognition anatomy disease grading other unknown all chance %"
+    assert lines[2].split() == heads.split()
+    assert lines[4].split() == [modality or "unknown", *"111111", "6", "50.0"]
+    assert lines[6].split() == ["all", *"111111", "6", "50.0"]
+
+
 def test_markup_in_data_is_text(tmp_path: Path) -> None:
     data = write(tmp_path / "data", [{"id": "1"}, {"id": "2", "answer": "[red]x[/red]", "answer_index": 1}])
     out = io.StringIO()

@@ -134,6 +134,16 @@ def test_manifest_and_contact_sheet(benchmark):
         assert min(sheet.size) > 5 * IMAGE_SIZE
 
 
+def test_manifest_lists_the_cells_that_were_drawn(tmp_path):
+    write_benchmark(tmp_path / "two", IMAGES, SEED, workers=1, modalities=(Modality.XRAY, Modality.CT))
+    cells = json.loads((tmp_path / "two" / "phantom.json").read_text())["cells"]
+    types = {
+        modality: {q.question_type.value for q in draw_questions(Modality(modality), 200, 0, "train")[1]}
+        for modality in ("xray", "ct")
+    }
+    assert {modality: set(listed) for modality, listed in cells.items()} == types
+
+
 def test_sizes_add_up():
     assert part_sizes(500) == {"train": 300, "validation": 50, "test": 150}
     for images in range(10, 200):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
@@ -12,8 +13,11 @@ import pytest
 from safetensors.torch import load_file
 
 from conftest import SHARED
+from osler.cli.commands import phantom
 from osler.config import load_config, recipe_names
 from osler.errors import BadInput
+from osler.phantom.benchmark import part_sizes
+from osler.phantom.questions import QUESTIONS_PER_IMAGE
 from osler.prompts import get_template
 from osler.rewards import build_rubric
 from osler.tracking import JsonLines
@@ -58,6 +62,12 @@ def test_med_r1_carries_the_papers_protocol() -> None:
     assert (c.grpo.group_size, c.grpo.epochs, c.grpo.max_completion_tokens) == (4, 1.0, 256)
     assert num_slots(1662, c.grpo.questions_per_step, c.grpo.epochs) == 416  # the published curve ends at 415
     assert c.data.question_type == ("lesion_grading",)
+
+
+def test_a_phantom_of_the_default_size_holds_the_questions_that_its_recipes_draw() -> None:
+    images = inspect.signature(phantom).parameters["images"].default
+    drawn = part_sizes(images)["train"] * QUESTIONS_PER_IMAGE
+    assert drawn >= load_config("phantom_medvlm_r1_mri").data.num_questions == 600
 
 
 def test_the_papers_rules_are_one_key_away() -> None:

@@ -58,7 +58,7 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """The MedVLM-R1 experiment in miniature: phantom data, zero-shot, SFT and GRPO, table and report."""
-    with Output(as_json) as output:
+    with Output(as_json, with_model=True) as output:
         from osler.demo import run
 
         output.result(run(out, seed))
@@ -67,7 +67,7 @@ def demo(
 @app.command()
 def phantom(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write; must not exist.")],
-    images: Annotated[int, typer.Option(help="Images per modality; two questions each.")] = 200,
+    images: Annotated[int, typer.Option(help="Images per modality; two questions each.")] = 500,
     seed: Seed = 0,
     plant: Annotated[
         str | None, typer.Option(help="Plant a fault for audits to find: leak or shortcut.")
@@ -92,7 +92,7 @@ def phantom_base(
     as_json: Json = False,
 ) -> None:
     """Rebuild the tiny base model that ships with the package, to the same bars."""
-    with Output(as_json) as output:
+    with Output(as_json, with_model=True) as output:
         from osler.phantom_base.recipe import build
 
         output.result(build(out))
@@ -204,7 +204,7 @@ def sft(
 def _train(
     method: str, recipe: str, out: Path, overrides: list[str] | None, resume: bool, as_json: bool
 ) -> None:
-    with Output(as_json) as output:
+    with Output(as_json, with_model=True) as output:
         from osler.train.run import run_recipe
 
         output.result(run_recipe(method, recipe, out, overrides or [], resume))
@@ -237,7 +237,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Ask every question once: accuracy with interval, n, chance and blind baseline."""
-    with Output(as_json) as output:
+    with Output(as_json, with_model=True) as output:
         from osler.evaluate.run import Request, run_evaluation
         from osler.evaluate.summary import summary_to_json
         from osler.evaluate.summary_table import print_summary
@@ -309,7 +309,7 @@ def ask(
     as_json: Json = False,
 ) -> None:
     """One image, one question: thinking, answer, option probabilities."""
-    with Output(as_json) as output:
+    with Output(as_json, with_model=True) as output:
         from osler.ask import ask_model, print_answer
 
         answer = ask_model(model, image, question, choices, template, max_completion_tokens)

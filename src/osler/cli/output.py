@@ -26,16 +26,37 @@ class Interrupted(Exception):
         self.exit_code = exit_code
 
 
-class Output:
-    """Keeps stdout for the result: while a command works, whatever it prints goes to stderr."""
+def _without_weight_bars() -> None:
+    """Keep transformers from drawing a bar each time that it reads or writes weights.
 
-    def __init__(self, as_json: bool) -> None:
+    Bars of downloads stay: there is something to wait for. HF_HUB_DISABLE_PROGRESS_BARS, where set, decides
+    about both.
+    """
+    if "HF_HUB_DISABLE_PROGRESS_BARS" in os.environ:
+        return
+    from huggingface_hub.utils import enable_progress_bars
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # takes those of the hub along
+    enable_progress_bars()
+
+
+class Output:
+    """Keeps stdout for the result: while a command works, whatever it prints goes to stderr.
+
+    `with_model` says that the command loads a model, which brings transformers along.
+    """
+
+    def __init__(self, as_json: bool, with_model: bool = False) -> None:
         self.as_json = as_json
+        self._with_model = with_model
         self._stdout = sys.stdout
         self._redirect = contextlib.redirect_stdout(sys.stderr)
 
     def __enter__(self) -> Output:
         self._redirect.__enter__()
+        if self._with_model:
+            _without_weight_bars()
         return self
 
     def __exit__(
@@ -77,14 +98,18 @@ class Output:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        bar = Progress(*columns, console=Console(stderr=True))
-        task = bar.add_task(what, total=None)
+        bar: Progress | None = None
 
         def advance(done: int, total: int) -> None:
-            bar.start()  # only now: what fails before its first step leaves one line on stderr, no bar
-            bar.update(task, completed=done, total=total)
+            nonlocal bar
+            if bar is None:  # only now: what fails before its first step, or has none, shows no bar
+                bar = Progress(*columns, console=Console(stderr=True))
+                bar.add_task(what)
+                bar.start()
+            bar.update(bar.task_ids[0], completed=done, total=total)
 
         try:
             yield advance
         finally:
-            bar.stop()
+            if bar is not None:
+                bar.stop()

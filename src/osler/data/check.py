@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -18,6 +19,15 @@ from osler.errors import BadInput
 from osler.records import LETTERS, Modality, Question, QuestionType
 
 _LISTED = 10
+# One word each, so that the table stands on a terminal of 80 columns with no word torn apart.
+_HEADS = {
+    QuestionType.MODALITY_RECOGNITION: "recognition",
+    QuestionType.ANATOMY_IDENTIFICATION: "anatomy",
+    QuestionType.DISEASE_DIAGNOSIS: "disease",
+    QuestionType.LESION_GRADING: "grading",
+    QuestionType.OTHER_BIOLOGICAL_ATTRIBUTES: "other",
+    QuestionType.UNKNOWN: "unknown",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,13 +202,18 @@ def render_report(report: DataReport, console: Console) -> None:
 
 
 def _question_table(report: DataReport) -> Table:
-    used = [t.value for t in QuestionType if any(t.value in row for row in report.table.values())]
-    table = Table(title="questions by modality and question type")
-    table.add_column("modality", no_wrap=True)
-    for name in used:
-        table.add_column(name.replace("_", " "), justify="right", overflow="fold")
-    table.add_column("all", justify="right")
-    table.add_column("chance %", justify="right")
+    types = [t for t in QuestionType if any(t.value in row for row in report.table.values())]
+    used = [t.value for t in types]
+    table = Table(
+        title="Questions by modality and question type",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        padding=0,
+        title_justify="left",
+    )
+    table.add_column("modality", no_wrap=True, min_width=10)
+    for head in (*(_HEADS[t] for t in types), "all", "chance %"):
+        table.add_column(head, justify="right", no_wrap=True, min_width=7)
     for modality, row in report.table.items():
         cells = [f"{row[name]:,}" if name in row else "-" for name in used]
         chance = f"{100 * report.chance_by_modality[modality]:.1f}"

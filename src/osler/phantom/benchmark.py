@@ -196,6 +196,7 @@ def _write_json(path: Path, content: Any) -> None:
 
 
 def _manifest(parts: Sequence[Part], images: int, seed: int, plant: str | None) -> dict[str, Any]:
+    drawn = dict.fromkeys(part.modality for part in parts)
     planted: dict[str, Any] | None = None
     if plant == "leak":
         planted = {
@@ -212,7 +213,7 @@ def _manifest(parts: Sequence[Part], images: int, seed: int, plant: str | None) 
         "image_size_pixels": IMAGE_SIZE,
         "questions_per_image": QUESTIONS_PER_IMAGE,
         "images": {name: part_sizes(images)[name] for name in PARTS},
-        "cells": {modality.value: [t.value for t in question_types(modality)] for modality in IMAGINGS},
+        "cells": {m.value: [t.value for t in question_types(m)] for m in drawn},
         "planted": planted,
     }
 

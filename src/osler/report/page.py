@@ -71,7 +71,7 @@ def write_report(
     for number, run in enumerate(runs, start=1):
         progress(f"curves of {run.label}")
         sections.append(_section(f"run{number}", run))
-    html = _render(title, overview(runs), tables, galleries, sections, _is_phantom(runs))
+    html = _render(title, overview(runs), tables, galleries, sections, _asked_about_phantoms(runs))
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(out.name + ".partial")
@@ -118,7 +118,11 @@ def _validation_levels(run: Run) -> dict[str, list[Level]]:
 _MARKS = (("chance", "chance"), ("blind_accuracy", "blind baseline"))
 
 
-def _is_phantom(runs: Sequence[Run]) -> bool:
+def _asked_about_phantoms(runs: Sequence[Run]) -> bool:
+    """Whether any answer is about a drawn image, so that the page says what such accuracies mean."""
+    # Nothing else in a phantom differs from real data, by design; the name of its data sets is what stays
+    # with an answer through conversion, filtering and evaluation. Data that calls itself phantom gets the
+    # caveat too: one too many does no harm, a missing one would.
     sets = {p.dataset for run in runs for e in run.evaluations for p in e.stored.predictions}
     return any("phantom" in name.lower() for name in sets)
 
