@@ -38,6 +38,8 @@ SHIFTS = {0: (1, 2)}  # layer: its heads that look so many tokens back
 MATCHES = {1: 2, 2: 2}  # layer: number of heads that look for the same content
 SHIFT_SHARPNESS = 14.0
 MATCH_SHARPNESS = 2.5
+NEIGHBOURS = (1, 2)  # by block of the tower: how many patches away its heads look at first
+NEIGHBOUR_SHARPNESS = 40.0
 FIRST_SLOW_PAIR = 7  # rotary pairs from here on turn by less than a radian over a prompt
 
 
@@ -97,11 +99,55 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Qwen2VLFor
         _draw_all(model, rng)
         for index, layer in enumerate(model.model.language_model.layers):
             _place_heads(layer.self_attn, index, rng)
+        tower = model.model.visual
+        tower.patch_embed.proj.weight.copy_(cosine_filters())
+        for index, stride in enumerate(NEIGHBOURS):
+            _neighbour_heads(tower.blocks[index].attn, stride, rng)
     vocabulary = tokenizer.get_vocab()
     model.generation_config.eos_token_id = vocabulary["<|im_end|>"]
     model.generation_config.pad_token_id = vocabulary["<|endoftext|>"]
     model.generation_config.bos_token_id = vocabulary["<|endoftext|>"]
     return model
+
+
+def cosine_filters() -> Tensor:
+    """First patch filters [TOWER_HIDDEN, 3, 2, 14, 14]: cosines, slow ones first, in grey and in two colours.
+
+    Pictures hold most of their power at low frequencies; the gain grows with frequency to even that out.
+    """
+    side = torch.arange(14) + 0.5
+    plain = (1.0, 1.0, 1.0)
+    filters = []
+    for colour, count in ((plain, TOWER_HIDDEN - 30), ((1.0, -1.0, 0.0), 15), ((0.5, 0.5, -1.0), 15)):
+        waves = sorted(
+            ((u, v) for u in range(14) for v in range(14)), key=lambda w: (w[0] ** 2 + w[1] ** 2, w)
+        )
+        for u, v in waves[:count]:
+            wave = torch.outer(torch.cos(math.pi * u * side / 14), torch.cos(math.pi * v * side / 14))
+            unit = wave / wave.norm() * (1.0 + math.hypot(u, v)) ** 1.4 / 14
+            filters.append(torch.tensor(colour)[:, None, None, None] * unit.expand(1, 2, 14, 14) / 6)
+    return torch.stack(filters)
+
+
+def _neighbour_heads(attention: Any, stride: int, rng: torch.Generator) -> None:
+    """Heads of the tower that look `stride` patches up, down, left and right.
+
+    Rotary pairs of the tower: height first, then width.
+    """
+    size = TOWER_HIDDEN // TOWER_HEADS
+    quarter = size // 4
+    speed = 1.0 / 10_000.0 ** (torch.arange(quarter) / quarter)
+    strength = torch.zeros(quarter)
+    strength[:2] = math.sqrt(NEIGHBOUR_SHARPNESS)
+    for head, (down, right) in enumerate(((-1, 0), (1, 0), (0, -1), (0, 1))):
+        rows = slice(head * size, (head + 1) * size)
+        angle = torch.cat([speed * down, speed * right]) * stride
+        amplitude = torch.cat([strength, strength])
+        queries, keys = attention.qkv.bias[:TOWER_HIDDEN], attention.qkv.bias[TOWER_HIDDEN : 2 * TOWER_HIDDEN]
+        attention.qkv.weight[:TOWER_HIDDEN][rows] *= 0.3
+        attention.qkv.weight[TOWER_HIDDEN : 2 * TOWER_HIDDEN][rows] *= 0.3
+        queries[rows] = torch.cat([angle.cos(), angle.sin()]) * amplitude.repeat(2)
+        keys[rows] = torch.cat([torch.ones(size // 2), torch.zeros(size // 2)]) * amplitude.repeat(2)
 
 
 def _draw_all(model: nn.Module, rng: torch.Generator) -> None:

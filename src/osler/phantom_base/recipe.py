@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from importlib.resources import files
@@ -25,6 +26,7 @@ from osler.phantom_base.configuration import MAX_PIXELS, MIN_PIXELS, build_image
 from osler.phantom_base.corpus import corpus
 from osler.phantom_base.curriculum import Picture, Shares, Stage, examples_at
 from osler.phantom_base.tokenizer import train_tokenizer
+from osler.phantom_base.tower import teach_tower
 from osler.policy.load import load_policy
 from osler.records import Question
 from osler.train.run import train_on
@@ -33,12 +35,12 @@ SEED = 0
 TAUGHT_PICTURES = 1200  # of each modality
 CHECKED_PICTURES = 250  # of each modality, two questions each
 STAGES = (
-    Stage(120, Shares(recite=0.3, report=0.4, read=0.3, look=0.0)),
-    Stage(1200, Shares(recite=0.02, report=0.43, read=0.1, look=0.45)),
+    Stage(100, Shares(recite=0.35, report=0.3, read=0.35, look=0.0)),
+    Stage(500, Shares(recite=0.04, report=0.3, read=0.12, look=0.54)),
 )
 NUM_STEPS = STAGES[-1].until
 BATCH_SIZE = 64
-OPTIM = OptimConfig(lr=2e-3, schedule="cosine", warmup_steps=20, weight_decay=0.01, beta2=0.98)
+OPTIM = OptimConfig(lr=1.5e-3, schedule="cosine", warmup_steps=20, weight_decay=0.01, beta2=0.98)
 
 
 def build(out: str | Path) -> dict[str, Any]:
@@ -57,7 +59,7 @@ def build(out: str | Path) -> dict[str, Any]:
         with console.status("drawing the pictures"):
             pictures, _ = write_pictures(work / "taught", "train", TAUGHT_PICTURES)
             _, questions = write_pictures(work / "checked", "test", CHECKED_PICTURES)
-        write_start(work / "start")
+        write_start(work / "start", pictures)
         train_on(
             training_config(work / "start"),
             work / "run",
@@ -89,12 +91,15 @@ def training_config(start: Path) -> TrainConfig:
     )
 
 
-def write_start(folder: Path) -> None:
-    """The untrained checkpoint: tokenizer from our corpus, first weights, image processor."""
+def write_start(folder: Path, pictures: Sequence[Picture]) -> None:
+    """What the recipe starts from: tokenizer from our corpus, first weights, a tower that has seen images."""
     tokenizer = train_tokenizer(corpus())
     build_model(tokenizer, SEED).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     build_image_processor().save_pretrained(folder)
+    policy = load_policy(str(folder), min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS)
+    teach_tower(policy, pictures, SEED)
+    policy.model.save_pretrained(folder)
 
 
 def write_release(run: Path, out: Path) -> None:

@@ -1,7 +1,9 @@
 """Supervised fine-tuning: only the completion is trained on, in the template that evaluation uses.
 
-The papers' baseline done right (papers.md section 4, item 5: the released code trains on "None", on the
-prompt, and on an empty assistant turn). It runs through the same forward as GRPO, with groups of one.
+The papers' baseline done right. The released code (Med-R1 @88d76c7, sft.py) trains on the literal text
+"None" (lines 128 and 141), on an empty assistant turn (150) and on the prompt (163-166), under a system
+prompt that its evaluation never sends (119-126). Ours runs through the same forward as GRPO, with groups
+of one.
 """
 
 from __future__ import annotations
