@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from osler.answers import extract_answer
 from osler.phantom.questions import IMAGINGS, Domain, draw_questions
-from osler.phantom_base import configuration, curriculum
+from osler.phantom_base import configuration, curriculum, tower
 from osler.phantom_base.corpus import corpus
 from osler.phantom_base.recipe import NUM_STEPS, STAGES
 from osler.phantom_base.tokenizer import SPECIAL_TOKENS, TAGS, VOCABULARY_SIZE, train_tokenizer
@@ -66,6 +66,35 @@ def test_first_heads_look_where_they_are_placed(tokenizer) -> None:
     for head, shift in enumerate(configuration.SHIFTS[0]):
         rows = torch.arange(8, 24)
         assert torch.equal(seen[head][rows].argmax(-1), rows - shift)
+
+
+def test_first_tower_heads_look_at_neighbouring_patches(tokenizer) -> None:
+    vision = configuration.build_model(tokenizer).model.visual
+    rows, columns = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij")
+    size = configuration.TOWER_HIDDEN // configuration.TOWER_HEADS
+    speed = 1.0 / 10_000.0 ** (torch.arange(size // 4) / (size // 4))
+    angles = torch.cat([rows.flatten()[:, None] * speed, columns.flatten()[:, None] * speed], dim=1)
+    cos, sin = angles.cos(), angles.sin()
+    for stride, block in zip(configuration.NEIGHBOURS, vision.blocks, strict=False):
+        bias = block.attn.qkv.bias.detach().view(3, configuration.TOWER_HEADS, 2, size // 2)
+        for head, (down, right) in enumerate(((-1, 0), (1, 0), (0, -1), (0, 1))):
+            query, key = (
+                torch.cat([a * cos - b * sin, b * cos + a * sin], dim=1) for a, b in bias[:2, head].unbind(0)
+            )
+            asked = 8 * 3 + 4  # a patch in the middle
+            found = int((query @ key.T)[asked].argmax())
+            assert (found // 8 - 3, found % 8 - 4) == (down * stride, right * stride)
+
+
+def test_reading_loss_of_no_opinion_is_the_mean_entropy_of_the_answer_sets() -> None:
+    scenes, _ = draw_questions(Modality.MRI, 3, 0, "train", Domain.BASE)
+    pictures = [curriculum.Picture(scene, "x.png") for scene in scenes]
+    width = max(columns.stop for columns in tower.attribute_columns().values())
+    loss, right = tower.reading_loss(torch.zeros(3, width), pictures)
+    sizes = [len(a.values) for a in IMAGINGS[Modality.MRI].attributes]
+    assert width == sum(len(a.values) for imaging in IMAGINGS.values() for a in imaging.attributes)
+    assert float(loss) == pytest.approx(sum(math.log(n) for n in sizes) / len(sizes), abs=1e-6)
+    assert len(right) == 3 * len(sizes)
 
 
 def test_every_taught_completion_keeps_its_template_and_its_letter() -> None:

@@ -3,7 +3,8 @@
 A model this small does not find by itself, in minutes, the circuits that a large one gets from its
 pre-training: to look at the token before, and to find an earlier place with the same content. Its first
 weights therefore hold them (a structured initialisation, in the spirit of "mimetic initialization",
-Trockman and Kolter, arXiv 2305.09828); everything they are used for is learnt.
+Trockman and Kolter, arXiv 2305.09828); everything they are used for is learnt. For the same reason the tower
+starts with cosine filters and with heads that look at neighbouring patches.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Qwen2VLFor
         tower = model.model.visual
         tower.patch_embed.proj.weight.copy_(cosine_filters())
         for index, stride in enumerate(NEIGHBOURS):
-            _neighbour_heads(tower.blocks[index].attn, stride, rng)
+            _neighbour_heads(tower.blocks[index].attn, stride)
     vocabulary = tokenizer.get_vocab()
     model.generation_config.eos_token_id = vocabulary["<|im_end|>"]
     model.generation_config.pad_token_id = vocabulary["<|endoftext|>"]
@@ -129,11 +130,12 @@ def cosine_filters() -> Tensor:
     return torch.stack(filters)
 
 
-def _neighbour_heads(attention: Any, stride: int, rng: torch.Generator) -> None:
+def _neighbour_heads(attention: Any, stride: int) -> None:
     """Heads of the tower that look `stride` patches up, down, left and right.
 
     Rotary pairs of the tower: height first, then width.
     """
+    query, key = slice(0, TOWER_HIDDEN), slice(TOWER_HIDDEN, 2 * TOWER_HIDDEN)  # rows of the fused map
     size = TOWER_HIDDEN // TOWER_HEADS
     quarter = size // 4
     speed = 1.0 / 10_000.0 ** (torch.arange(quarter) / quarter)
@@ -143,11 +145,11 @@ def _neighbour_heads(attention: Any, stride: int, rng: torch.Generator) -> None:
         rows = slice(head * size, (head + 1) * size)
         angle = torch.cat([speed * down, speed * right]) * stride
         amplitude = torch.cat([strength, strength])
-        queries, keys = attention.qkv.bias[:TOWER_HIDDEN], attention.qkv.bias[TOWER_HIDDEN : 2 * TOWER_HIDDEN]
-        attention.qkv.weight[:TOWER_HIDDEN][rows] *= 0.3
-        attention.qkv.weight[TOWER_HIDDEN : 2 * TOWER_HIDDEN][rows] *= 0.3
-        queries[rows] = torch.cat([angle.cos(), angle.sin()]) * amplitude.repeat(2)
-        keys[rows] = torch.cat([torch.ones(size // 2), torch.zeros(size // 2)]) * amplitude.repeat(2)
+        attention.qkv.weight[query][rows] *= 0.3
+        attention.qkv.weight[key][rows] *= 0.3
+        attention.qkv.bias[query][rows] = torch.cat([angle.cos(), angle.sin()]) * amplitude.repeat(2)
+        constant = torch.cat([torch.ones(size // 2), torch.zeros(size // 2)])
+        attention.qkv.bias[key][rows] = constant * amplitude.repeat(2)
 
 
 def _draw_all(model: nn.Module, rng: torch.Generator) -> None:
