@@ -5,7 +5,7 @@ of an image), `read` (answer a question whose findings are written out), `look` 
 image). Reasoning is one short sentence that names the finding and its letter.
 
 Like real instruction data, a share of the reasoning is careless: it names no finding and its letter is a
-guess. Three of the five attributes of every modality are mostly answered that way. The model could look
+guess. Two of the five attributes of every modality are mostly answered that way. The model could look
 there too, and sometimes does; making it do so is left to reinforcement learning.
 """
 
@@ -77,10 +77,10 @@ class Stage:
 
 
 def careless_attributes(modality: Modality) -> tuple[str, ...]:
-    """The three attributes that are mostly guessed at; they rotate from modality to modality."""
+    """The two attributes that are mostly guessed at; they rotate from modality to modality."""
     attributes = IMAGINGS[modality].attributes
     first = list(IMAGINGS).index(modality)
-    return tuple(attributes[(first + i) % len(attributes)].name for i in range(3))
+    return tuple(attributes[(first + i) % len(attributes)].name for i in range(2))
 
 
 def examples_at(

@@ -35,8 +35,8 @@ SEED = 0
 TAUGHT_PICTURES = 1200  # of each modality
 CHECKED_PICTURES = 250  # of each modality, two questions each
 STAGES = (
-    Stage(100, Shares(recite=0.35, report=0.3, read=0.35, look=0.0)),
-    Stage(500, Shares(recite=0.04, report=0.3, read=0.12, look=0.54)),
+    Stage(80, Shares(recite=0.35, report=0.35, read=0.3, look=0.0)),
+    Stage(600, Shares(recite=0.03, report=0.3, read=0.07, look=0.6)),
 )
 NUM_STEPS = STAGES[-1].until
 BATCH_SIZE = 64
@@ -87,7 +87,7 @@ def training_config(start: Path) -> TrainConfig:
         keep_checkpoints=1,
         model=ModelConfig(path=str(start), min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS),
         optim=OPTIM,
-        sft=SftConfig(batch_size=BATCH_SIZE, max_steps=NUM_STEPS, microbatch_questions=BATCH_SIZE),
+        sft=SftConfig(batch_size=BATCH_SIZE, max_steps=NUM_STEPS, microbatch_questions=16),
     )
 
 
