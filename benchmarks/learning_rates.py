@@ -26,7 +26,7 @@ RECIPES = {
     "sft_visits": ("sft_phantom_medvlm_r1_mri", ()),
     "sft_steps": ("sft_phantom_medvlm_r1_mri", ("sft.max_steps=150",)),
 }
-RATES = ("1e-4", "3e-4", "1e-3", "3e-3")
+RATES = ("3e-5", "1e-4", "3e-4", "1e-3")
 MODALITIES = (Modality.MRI, Modality.CT, Modality.XRAY)
 
 
