@@ -61,7 +61,8 @@ def demo(
     with Output(as_json, with_model=True) as output:
         from osler.demo import run
 
-        output.result(run(out, seed))
+        numbers = run(out, seed)
+        output.result(numbers, numbers["report"])
 
 
 @app.command()
