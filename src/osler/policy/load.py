@@ -159,7 +159,6 @@ def load_policy(
     max_pixels: int = 401408,
     mask_placeholders: bool = True,
     device: str | torch.device | None = None,
-    offline: bool = False,
 ) -> Policy:
     """Load model, tokenizer and image processor.
 
@@ -183,7 +182,7 @@ def load_policy(
     hub: dict[str, Any] = {"trust_remote_code": False}
     if revision:
         hub["revision"] = revision
-    if folder is not None or offline:
+    if folder is not None:
         hub["local_files_only"] = True
     try:
         config = AutoConfig.from_pretrained(source, **hub)
@@ -206,15 +205,19 @@ def load_policy(
     except (OSError, ValueError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise BadInput(f"model {path}: cannot be loaded: {first_line}") from error
-    problems = {k: v for k, v in info.items() if v and k != "error_msgs"}
-    if problems or info.get("error_msgs"):
-        kind, keys = next(iter(problems.items()), ("error", info.get("error_msgs")))
-        some = sorted(str(k) for k in keys)[:3]
-        raise BadInput(f"model {path}: {len(keys)} {kind.replace('_', ' ')}, e.g. {', '.join(some)}")
+    _refuse_partial_load(path, info)
     use_layout_attention(model)
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model.eval()
     return Policy(model, tokenizer, processor, path, folder, mask_placeholders, precision)
+
+
+def _refuse_partial_load(path: str, info: dict[str, Any]) -> None:
+    """Raise BadInput where a key is missing, unexpected, mismatched or failed to load."""
+    for kind, keys in info.items():
+        if keys:
+            some = sorted(str(k) for k in keys)[:3]
+            raise BadInput(f"model {path}: {len(keys)} {kind.replace('_', ' ')}, e.g. {', '.join(some)}")
 
 
 def use_layout_attention(model: nn.Module) -> None:
