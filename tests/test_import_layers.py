@@ -28,6 +28,7 @@ LAYERS = {
     "osler.audit.leakage": 2.0,
     "osler.evaluate": 5.0,
     "osler.evaluate.stats": 2.0,
+    "osler.evaluate.power": 2.0,
     "osler.evaluate.predictions": 2.0,
     "osler.evaluate.summary": 2.1,
     "osler.evaluate.summary_table": 2.2,

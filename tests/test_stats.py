@@ -1,24 +1,32 @@
 from __future__ import annotations
 
+from itertools import product
 from math import sqrt
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom, binomtest
+from scipy.stats import binom, binomtest, norm
 from statsmodels.stats.contingency_tables import mcnemar as mcnemar_oracle
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from osler.evaluate.stats import (
     CLUSTER_BOOTSTRAP,
     WILSON,
     WILSON_OVER_CLUSTERS,
+    Interval,
+    NonInferiority,
     accuracy_interval,
     chance_level,
     cluster_bootstrap_interval,
+    cluster_flip_test,
+    holm,
     mcnemar,
+    non_inferiority,
     paired_cluster_bootstrap,
+    paired_design_effect,
     wilson_interval,
 )
 
@@ -266,3 +274,140 @@ def test_chance_level_uses_the_real_choice_counts() -> None:
     for bad in ([], [0], [4, -1]):
         with pytest.raises(ValueError, match="at least one"):
             chance_level(bad)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 20), st.integers(0, 30), st.integers(0, 30), st.integers(0, 20))
+def test_flipping_clusters_of_one_question_is_mcnemar(a: int, b: int, c: int, d: int) -> None:
+    if a + b + c + d == 0:
+        return
+    pair = table(a, b, c, d)
+    plain = mcnemar(*pair)
+    found = cluster_flip_test(*pair, list(range(len(pair[0]))))
+    assert found == pytest.approx((plain.exact_p, plain.mid_p), rel=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_flipping_clusters_equals_writing_every_sign_down(seed: int) -> None:
+    a, clusters = clustered(seed, 11)
+    b = np.where(np.random.default_rng(seed).random(len(a)) < 0.5, 1, a)
+    names = sorted(set(clusters))
+    sums = [int(sum(b[i] - a[i] for i, c in enumerate(clusters) if c == name)) for name in names]
+    totals = [abs(sum(s * abs(v) for s, v in zip(signs, sums, strict=True)))
+              for signs in product((1, -1), repeat=len(sums))]  # fmt: skip
+    beyond = sum(t >= abs(sum(sums)) for t in totals) / len(totals)
+    level = sum(t == abs(sum(sums)) for t in totals) / len(totals)
+    wanted = (beyond, beyond - level / 2) if sum(sums) else (1.0, 1 - level / 2)
+    exact, mid = cluster_flip_test(a, b, clusters)
+    assert exact == pytest.approx(wanted[0])
+    assert mid == pytest.approx(wanted[1] if sum(sums) else 1.0)
+
+
+def test_copied_answers_are_no_evidence_to_the_clustered_test() -> None:
+    """Ten questions decided 9 to 1, then each asked four times about its one image."""
+    a, b = table(0, 1, 9, 0)
+    once = mcnemar(a, b)
+    a4, b4, clusters = np.repeat(a, 4), np.repeat(b, 4), np.repeat(np.arange(10), 4).tolist()
+    assert cluster_flip_test(a4, b4, clusters) == pytest.approx((once.exact_p, once.mid_p))
+    assert mcnemar(a4, b4).exact_p < once.exact_p / 100
+
+
+def test_the_clustered_test_keeps_its_level_where_mcnemar_does_not() -> None:
+    rng = np.random.default_rng(4)
+    rejected = {"clustered": 0, "mcnemar": 0}
+    clusters = np.repeat(np.arange(60), 5)
+    for _ in range(300):
+        better = rng.random(60) < 0.5  # which model an image suits; none is better on the whole
+        a = np.repeat(better, 5) & (rng.random(300) < 0.6)
+        b = np.repeat(~better, 5) & (rng.random(300) < 0.6)
+        rejected["clustered"] += cluster_flip_test(a, b, clusters.tolist())[0] < 0.05
+        rejected["mcnemar"] += mcnemar(a, b).exact_p < 0.05
+    assert binomtest(rejected["clustered"], 300, 0.05, alternative="greater").pvalue > 0.001
+    assert rejected["mcnemar"] > 60
+
+
+def test_flipping_clusters_of_a_whole_benchmark_agrees_with_the_normal_test() -> None:
+    rng = np.random.default_rng(1)
+    a, b = (rng.random(17_000) < 0.7).astype(int), (rng.random(17_000) < 0.71).astype(int)
+    clusters = rng.integers(0, 6_000, 17_000)
+    sums = np.bincount(clusters, weights=b - a)
+    expected = 2 * norm.sf(abs(sums.sum()) / sqrt((sums**2).sum()))
+    assert cluster_flip_test(a, b, clusters.tolist())[1] == pytest.approx(expected, rel=0.02)
+
+
+def test_holm_worked_example() -> None:
+    """Holm (1979) by hand: 0.005 x 4, 0.01 x 3, then 0.03 x 2, which 0.04 x 1 may not undercut."""
+    assert holm([0.01, 0.04, 0.03, 0.005]).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 40])
+def test_holm_equals_statsmodels(n: int) -> None:
+    p = np.random.default_rng(n).random(n) ** 4
+    p[: n // 3] = np.round(p[: n // 3], 1)  # ties, and zeros among them
+    assert holm(p) == pytest.approx(multipletests(p, method="holm")[1], abs=1e-12)
+
+
+def test_holm_over_a_matrix_keeps_its_shape_and_its_empty_cells() -> None:
+    p = np.random.default_rng(0).random((8, 8)) ** 3
+    np.fill_diagonal(p, np.nan)
+    found = holm(p)
+    off = ~np.isnan(p)
+    assert found.shape == (8, 8) and np.isnan(found[~off]).all()
+    assert found[off] == pytest.approx(multipletests(p[off], method="holm")[1])
+    assert holm([np.nan]).tolist() == pytest.approx([np.nan], nan_ok=True)
+    with pytest.raises(ValueError, match="0 to 1"):
+        holm([0.5, 1.5])
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (-0.019, 0.03, NonInferiority.PASS),
+        (0.01, 0.03, NonInferiority.PASS),
+        (-0.02, 0.03, NonInferiority.NOT_SHOWN),  # the bound itself is not excluded
+        (-0.05, -0.01, NonInferiority.NOT_SHOWN),  # worse, but perhaps by less than the margin
+        (-0.05, -0.02, NonInferiority.NOT_SHOWN),
+        (-0.05, -0.021, NonInferiority.FAIL),
+    ],
+)
+def test_non_inferiority_at_a_margin_of_two_points(low: float, high: float, verdict: str) -> None:
+    """The cases of figure 1 in Piaggio et al., JAMA 308 (2012)."""
+    assert non_inferiority(Interval(low, high, CLUSTER_BOOTSTRAP), 0.02) is verdict
+
+
+@pytest.mark.parametrize("margin", [0, -0.02, 2])
+def test_a_margin_is_a_positive_fraction(margin: float) -> None:
+    with pytest.raises(ValueError, match="margin"):
+        non_inferiority(Interval(-0.01, 0.01, WILSON), margin)
+
+
+def test_non_inferiority_agrees_with_the_one_sided_normal_test() -> None:
+    seen = set()
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        a = rng.random(1500) < 0.7
+        b = np.where(rng.random(1500) < 0.15, rng.random(1500) < 0.62, a)
+        d = b.astype(int) - a.astype(int)
+        z = (d.mean() + 0.02) / (d.std() / sqrt(1500))
+        if abs(abs(z) - 1.96) < 0.1:  # the bootstrap's own noise decides here
+            continue
+        verdict = non_inferiority(paired_cluster_bootstrap(a, b, list(range(1500))), 0.02)
+        seen.add(verdict)
+        assert verdict == ("pass" if z > 1.96 else "fail" if z < -1.96 else "not shown")
+    assert len(seen) > 1
+
+
+def test_paired_design_effect_by_hand_and_by_formula() -> None:
+    a, b = table(3, 2, 5, 4)
+    assert paired_design_effect(a, b, list(range(14))) == 1.0
+    wide = paired_design_effect(np.repeat(a, 5), np.repeat(b, 5), np.repeat(np.arange(14), 5).tolist())
+    assert wide == pytest.approx(5)
+    assert paired_design_effect(a, a, [0] * 14) == 1.0
+    # Kish: 1 + (m - 1) rho. Five questions on an image, rho 0.3: 2.2, or 1.48 on the standard error.
+    rng = np.random.default_rng(0)
+    shared = np.repeat(rng.random((60_000, 1)) < 0.5, 5, axis=1)
+    own = rng.random((60_000, 5)) < 0.5
+    b = np.where(np.repeat(rng.random((60_000, 1)) < sqrt(0.3), 5, axis=1), shared, own)
+    rho = np.corrcoef(b[:, 0], b[:, 1])[0, 1]
+    found = paired_design_effect(np.zeros(300_000), b.ravel(), np.repeat(np.arange(60_000), 5).tolist())
+    assert found == pytest.approx(1 + 4 * rho, rel=0.02)

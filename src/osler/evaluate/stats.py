@@ -2,8 +2,9 @@
 
 An accuracy has a Wilson interval where every cluster (image or subject) has one question, and a cluster
 bootstrap elsewhere: questions about one image are not independent (Miller, arXiv 2411.00640, on
-clustered standard errors). Two models on the same questions are compared by McNemar's test and by the
-paired cluster bootstrap of the difference.
+clustered standard errors). Two models on the same questions are compared by McNemar's test, by the same
+test with whole clusters, and by the paired cluster bootstrap of the difference. What a comparison of a given
+size could see at all is in `osler.evaluate.power`.
 All fractions run from 0 to 1.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from math import sqrt
 from statistics import NormalDist
 
@@ -54,6 +56,14 @@ class McNemar:
     @property
     def discordant(self) -> int:
         return self.only_a + self.only_b
+
+
+class NonInferiority(StrEnum):
+    """What an interval of a difference says about a margin."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    NOT_SHOWN = "not shown"
 
 
 def wilson_interval(k: float, n: float, confidence: float = 0.95) -> Interval:
@@ -133,6 +143,62 @@ def mcnemar(a: ArrayLike, b: ArrayLike) -> McNemar:
     return McNemar(both, only_a, only_b, len(first) - both - n, exact, mid)
 
 
+def cluster_flip_test(a: ArrayLike, b: ArrayLike, clusters: Sequence[Hashable]) -> tuple[float, float]:
+    """McNemar's test with whole clusters: (exact p, mid-p), two-sided.
+
+    Questions about one image are not independent, so each cluster's sum of differences keeps its size and
+    takes either sign with probability 1/2 (Fisher's randomisation test, The Design of Experiments, 1935,
+    section 21). Where every cluster has one question this is McNemar's exact test. The distribution is exact:
+    one binomial per size of sum, convolved.
+    """
+    from scipy.stats import binom
+
+    first, second = _pair(a, b)
+    sums, _, counts = _cluster_kinds(second - first, clusters)
+    sizes = np.abs(sums)
+    half = np.ones(1)  # of the sum of all sizes that took the sign +
+    for size in np.unique(sizes[sizes > 0]):
+        num_clusters = int(counts[sizes == size].sum())
+        spaced = np.zeros(size * num_clusters + 1)
+        spaced[::size] = binom.pmf(np.arange(num_clusters + 1), num_clusters, 0.5)
+        half = np.convolve(half, spaced)
+    observed = (int(sizes @ counts) + abs(int(sums @ counts))) // 2
+    tail = float(half[observed:].sum())
+    return min(1.0, 2 * tail), min(1.0, 2 * tail - float(half[observed]))
+
+
+def holm(p_values: ArrayLike) -> NDArray[np.float64]:
+    """Holm's adjusted p values (1979) of a family of tests, in the shape given; NaN is no test and stays.
+
+    A hypothesis whose adjusted p is below the level is rejected with that level for the whole family.
+    Raises `ValueError` for a p outside 0 to 1.
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    tested = np.flatnonzero(~np.isnan(p))
+    values = p.ravel()[tested]
+    if ((values < 0) | (values > 1)).any():
+        raise ValueError("Holm: p values from 0 to 1 are needed")
+    order = np.argsort(values, kind="stable")
+    steps = (len(values) - np.arange(len(values))) * values[order]
+    adjusted = np.full(p.size, np.nan)
+    adjusted[tested[order]] = np.minimum(1.0, np.maximum.accumulate(steps))
+    return adjusted.reshape(p.shape)
+
+
+def non_inferiority(difference: Interval, margin: float) -> NonInferiority:
+    """Whether b is worse than a by less than `margin` (> 0), from the 95 % interval of b - a.
+
+    `PASS` where the whole interval lies above -margin (a one-sided test at 2.5 %; Piaggio et al., JAMA 2012,
+    CONSORT for non-inferiority), `FAIL` where it lies below, `NOT_SHOWN` where it holds -margin. The margin
+    has to be fixed before the answers are seen.
+    """
+    if not 0 < margin <= 1:
+        raise ValueError(f"non-inferiority margin {margin}: more than 0 and at most 1 is needed")
+    if difference.low > -margin:
+        return NonInferiority.PASS
+    return NonInferiority.FAIL if difference.high < -margin else NonInferiority.NOT_SHOWN
+
+
 def paired_cluster_bootstrap(
     a: ArrayLike,
     b: ArrayLike,
@@ -154,6 +220,22 @@ def paired_cluster_bootstrap(
     difference = float(np.mean(second - first))
     reach = wilson_interval(0, int(counts.sum()), confidence).high
     return Interval(max(-1.0, difference - reach), min(1.0, difference + reach), WILSON_OVER_CLUSTERS)
+
+
+def paired_design_effect(a: ArrayLike, b: ArrayLike, clusters: Sequence[Hashable]) -> float:
+    """Variance of accuracy(b) - accuracy(a) with clusters over that without, never below 1.
+
+    The clustered variance is linearised: sum over clusters of (sum of residuals)^2, over n^2 (Miller,
+    arXiv 2411.00640, equation 4). Below 1 it is taken for chance: clusters do not make questions count for
+    more.
+    """
+    first, second = _pair(a, b)
+    difference = second - first
+    mean = float(difference.mean())
+    sums, sizes, counts = _cluster_kinds(difference, clusters)
+    alone = float(((difference - mean) ** 2).sum())
+    together = float((counts * (sums - mean * sizes) ** 2).sum())
+    return max(1.0, together / alone) if alone > 0 else 1.0
 
 
 def chance_level(num_choices: Iterable[int]) -> float:
