@@ -25,6 +25,7 @@ KNOWS = (0.40, 0.65)  # greedy accuracy with think, every modality
 FOLLOWS = 0.90  # share of completions in the template's form
 BLANK_MARGIN = 0.03  # around chance
 MAX_TOKENS = 48
+MID_GREY = 128
 PASS_AT = 8
 ASKED_PER_FORM = 50  # questions of each modality for the forms, and for pass@8
 
@@ -56,7 +57,7 @@ def measure(policy: Policy, questions: Sequence[Question], folder: Path, num_byt
         rows = [(hit, q.images[0]) for hit, q in zip(think, questions, strict=True) if q.modality is modality]
         found.append(_accuracy(f"think, {modality.value}", rows, *KNOWS))
     blank = folder / "blank.png"
-    Image.new("L", (IMAGE_SIZE, IMAGE_SIZE), 0).save(blank)
+    Image.new("L", (IMAGE_SIZE, IMAGE_SIZE), MID_GREY).save(blank)
     unseen = [replace(q, images=(str(blank),)) for q in questions]
     hits = zip(_correct(policy, unseen, "think"), (q.images[0] for q in questions), strict=True)
     chance = 1.0 / NUM_CHOICES

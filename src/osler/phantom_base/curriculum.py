@@ -5,8 +5,8 @@ of an image), `read` (answer a question whose findings are written out), `look` 
 image). Reasoning is one short sentence that names the finding and its letter.
 
 Like real instruction data, a share of the reasoning is careless: it names no finding and its letter is a
-guess. Two of the five attributes of every modality are mostly answered that way. The model could look
-there too, and sometimes does; making it do so is left to reinforcement learning.
+guess. Two or three of the five attributes of every modality (`CARELESS`) are mostly answered that way. The
+model could look there too, and sometimes does; making it do so is left to reinforcement learning.
 """
 
 from __future__ import annotations
@@ -22,6 +22,18 @@ from osler.prompts import TEMPLATES, Template
 from osler.records import LETTERS, Modality, Question
 from osler.train.sft import SftExample
 
+# How an image was acquired is easy to see, so a look would pay. What else is guessed at was chosen on the
+# base model's own images, such that what is left to look at makes neither a poor model nor a good one.
+CARELESS = {
+    Modality.CT: ("phase", "fat"),
+    Modality.MRI: ("sequence", "ventricles"),
+    Modality.XRAY: ("view", "heart"),
+    Modality.ULTRASOUND: ("mode", "organ", "place"),
+    Modality.DERMOSCOPY: ("technique", "disease"),
+    Modality.FUNDUS: ("technique", "severity"),
+    Modality.OCT: ("technique", "course", "layer"),
+    Modality.MICROSCOPY: ("technique", "severity"),
+}
 CARELESS_HABIT = 0.7  # share of careless reasoning where the habit is to guess
 CARELESS_ELSEWHERE = 0.1
 NAMED_WORDS = 2  # reasoning names a choice by its first words
@@ -74,13 +86,6 @@ class Stage:
 
     until: int
     shares: Shares
-
-
-def careless_attributes(modality: Modality) -> tuple[str, ...]:
-    """The two attributes that are mostly guessed at; they rotate from modality to modality."""
-    attributes = IMAGINGS[modality].attributes
-    first = list(IMAGINGS).index(modality)
-    return tuple(attributes[(first + i) % len(attributes)].name for i in range(2))
 
 
 def examples_at(
@@ -143,7 +148,7 @@ def look_example(picture: Picture, rng: np.random.Generator, id: str) -> SftExam
     attributes = IMAGINGS[picture.scene.modality].attributes
     attribute = attributes[int(rng.integers(len(attributes)))]
     question = ask(picture.scene, attribute, rng, id=id, image=picture.path)
-    habit = attribute.name in careless_attributes(picture.scene.modality)
+    habit = attribute.name in CARELESS[picture.scene.modality]
     template = _template(rng)
     completion = _completion(question, template, rng, CARELESS_HABIT if habit else CARELESS_ELSEWHERE)
     return SftExample(question, template, completion)

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from importlib.resources import files
@@ -28,15 +28,15 @@ from osler.phantom_base.curriculum import Picture, Shares, Stage, examples_at
 from osler.phantom_base.tokenizer import train_tokenizer
 from osler.phantom_base.tower import teach_tower
 from osler.policy.load import load_policy
-from osler.records import Question
+from osler.records import Modality, Question
 from osler.train.run import train_on
 
 SEED = 0
-TAUGHT_PICTURES = 1200  # of each modality
-CHECKED_PICTURES = 250  # of each modality, two questions each
+TAUGHT_PICTURES = dict.fromkeys(IMAGINGS, 2400) | {Modality.MRI: 4800}  # lobe, kind and size are hard to see
+CHECKED_PICTURES = dict.fromkeys(IMAGINGS, 250)  # two questions about each
 STAGES = (
     Stage(80, Shares(recite=0.35, report=0.35, read=0.3, look=0.0)),
-    Stage(550, Shares(recite=0.03, report=0.3, read=0.07, look=0.6)),
+    Stage(700, Shares(recite=0.03, report=0.3, read=0.07, look=0.6)),
 )
 NUM_STEPS = STAGES[-1].until
 BATCH_SIZE = 64
@@ -115,12 +115,14 @@ def write_release(run: Path, out: Path) -> None:
     (out / "README.md").write_text(card, encoding="utf-8")
 
 
-def write_pictures(folder: Path, part: str, per_modality: int) -> tuple[list[Picture], list[Question]]:
+def write_pictures(
+    folder: Path, part: str, counts: Mapping[Modality, int]
+) -> tuple[list[Picture], list[Question]]:
     """Render scenes of the base model's own seed domain as PNG files, with two questions about each."""
     pictures: list[Picture] = []
     questions: list[Question] = []
-    for modality in IMAGINGS:
-        scenes, drawn = draw_questions(modality, per_modality, SEED, part, Domain.BASE)
+    for modality, count in counts.items():
+        scenes, drawn = draw_questions(modality, count, SEED, part, Domain.BASE)
         asked = [replace(q, images=(str(folder / q.images[0]),)) for q in drawn]
         paths = [q.images[0] for q in asked[::QUESTIONS_PER_IMAGE]]
         Path(paths[0]).parent.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ from osler.phantom_base.curriculum import Picture
 from osler.policy.load import Policy
 
 READ_STEPS = 250
-NAME_STEPS = 850
+NAME_STEPS = 1800
 BATCH_SIZE = 64
 LEARNING_RATE = 1e-3
 WARMUP_STEPS = 20
