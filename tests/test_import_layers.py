@@ -18,6 +18,7 @@ LAYERS = {
     "osler.records": 1.0,
     "osler.config": 1.1,
     "osler.prompts": 2.0,
+    "osler.answer_patterns": 2.0,
     "osler.answers": 2.1,
     "osler.rewards": 2.2,
     "osler.data": 2.0,

@@ -11,10 +11,12 @@ where none is similar; VLMEvalKit @895762d vlmeval/dataset/utils/multiple_choice
 The rules, in the order in which they are tried:
 
     case               the letter or the tag in the wrong case: <answer>c</answer>
-    punctuation        the letter with brackets, full stop or emphasis: (C)  C.  **C**
+    width              full-width letter, brackets or tag, as Chinese and Japanese text has them
+    punctuation        the letter with brackets, full stop, emphasis or a LaTeX box: (C)  C.  **C**
     choice_text        exactly one choice, word for word: <answer>Kidney</answer>
-    letter_and_text    a letter and the text of that same choice: C) Kidney
-    final_statement    "The answer is C.", not negated, not taken back, no other letter after it
+    letter_and_text    a letter and the text of that same choice: C) Kidney  Kidney (C)
+    final_statement    "The answer is C.", not negated, not taken back, no other letter after it; also in
+                       the languages of `osler.answer_patterns`
     half_tag           the opening or the closing answer tag alone, and a complete answer at it
     repeated           several answer tags that all say the same
     outside_thinking   one answer tag outside the reasoning while the reasoning holds answer tags too
@@ -25,68 +27,36 @@ The rules, in the order in which they are tried:
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from osler.answer_patterns import (
+    DRESSING,
+    IS_CORRECT,
+    LEAD,
+    LETTER_AND_TEXT,
+    LONE_LETTER,
+    MENTION,
+    NEGATION,
+    REFUSAL,
+    REVERSAL,
+    SENTENCE_END,
+    TAG,
+    TAKEN_BACK,
+    TEXT_AND_LETTER,
+    WRAPPED_LETTER,
+)
 from osler.prompts import thinking_spans
 from osler.records import LETTERS, Extraction, Outcome
 
 NOTHING = Extraction(index=None, how="none", span=None)
 
-# Every quantifier that could cross long white space is bounded: one pass over any text stays linear.
-_GAP = r"\s{0,8}"
-_OPEN = r"[(\[{*_\"'`]{0,4}"
-_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
-_WRAPPED_LETTER = re.compile(
-    rf"{_OPEN}{_GAP}(?:(?:option|choice|answer|letter)\s{{1,8}}{_OPEN})?([A-Za-z]){_GAP}[)\]}}*_\"'`.:,;]{{0,6}}",
-    re.IGNORECASE,
-)
-_LETTER_AND_TEXT = re.compile(
-    rf"{_OPEN}(?:(?:option|choice)\s{{1,8}}{_OPEN})?([A-Za-z])([)\]}}*_\"'`.:,\-–—\s]{{1,8}})(\S.*)",
-    re.DOTALL | re.IGNORECASE,
-)
-_LEAD = re.compile(
-    rf"\b(?:answer|choice|option)\b[*_\"']{{0,4}}{_GAP}"
-    rf"(?:(?:is|would be|should be|must be)\b{_GAP}:?|[:=])[*_]{{0,4}}{_GAP}"
-    rf"|\bI{_GAP}(?:would{_GAP}|will{_GAP})?(?:choose|select|pick|go with)\b{_GAP}",
-    re.IGNORECASE,
-)
-_IS_CORRECT = re.compile(
-    rf"(?<![\w'])([A-Z])[)\]*_\"'.]{{0,4}}{_GAP}is{_GAP}(?:the{_GAP})?(?:correct|right|best)\b"
-)
-_MENTION = re.compile(
-    rf"{_OPEN}(?:(?:option|choice|letter)\s{{1,8}}{_OPEN})?([A-Z])"
-    r"(?=[)\]*_\"'`.:,;]|\s*$|\s{1,8}(?:because|since|as|due|based)\b)"
-)
-_NEGATION = re.compile(
-    r"\b(?:not|no|never|neither|nor|cannot|wrong|incorrect|if|unless|whether|could|might|may|unlikely|doubt)\b"
-    r"|n['’]t\b",
-    re.IGNORECASE,
-)
-_REVERSAL = re.compile(
-    r"\b(?:wait|actually|instead|correction|wrong|incorrect|alternatively|reconsider\w{0,4}"
-    r"|on second thought)\b",
-    re.IGNORECASE,
-)
-_TAKEN_BACK = re.compile(r"[\s,;.:)*\-–—]{0,8}(?:\?|/|(?:or|but|however|nor)\b|no\s{0,3},)", re.IGNORECASE)
-# A capital letter on its own; "A lesion" and "I see" are words, not choices.
-_LONE_LETTER = re.compile(
-    r"(?<![\w'’])(?!A\s{1,3}(?!(?:or|and|nor|is)\b)[a-z])(?!I(?:['’]|\s{1,3}[a-z]))([A-Z])(?![\w'’])"
-)
-_SENTENCE_END = re.compile(r"[.;!?](?=\s|$)")
 _LOOK_BACK = 120
-
-_UNABLE = r"(?:cannot|can['’]?t|can not|unable to|not able to|won['’]t|will not|decline to)"
-_SERVICE = r"(?:answer|provide|diagnose|assist|help|give|offer|comply|interpret|advise)"
-_LOOK = r"(?:see|view|access|analy[sz]e|process) (?:the |this |any |your )?(?:image|picture|scan|file)s?"
-_REFUSAL = re.compile(
-    rf"\b(?:I|we|I['’]m|we['’]re|as an AI)\b[^.!?\n]{{0,60}}?\b{_UNABLE}\s"
-    rf"[^.!?\n]{{0,40}}?\b(?:{_SERVICE}|{_LOOK})\b"
-    r"|\bas an AI\b[^.!?\n]{0,20}\bmodel\b"
-    r"|\bI(?:['’]m| am) not (?:qualified|a (?:doctor|physician|radiologist))\b",
-    re.IGNORECASE,
-)
+_MOST_LEADS = 200  # a text that begins a statement this often is caught in a loop
+# Full-width signs (U+FF01 to U+FF5E) and their ASCII twins: one sign for one, so positions stay.
+_NARROW = {0xFF01 + i: 0x21 + i for i in range(94)}
 _REFUSAL_WINDOW = 600
 
 
@@ -112,8 +82,12 @@ def _texts(choices: tuple[str, ...]) -> tuple[dict[str, int | None], dict[str, i
 
 
 def _plain(text: str) -> str:
-    """Case, white space, emphasis and the final full stop make no difference between choices."""
-    return " ".join(text.casefold().split()).strip("*_\"'` ").rstrip(". ")
+    """Case, width, white space, emphasis and the final full stop make no difference between choices."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)
+    if "\\" in text or "$" in text:
+        text = DRESSING.sub("", text)
+    return " ".join(text.casefold().split()).strip("*_\"'` ").rstrip(".。 ")
 
 
 def extract_answer(text: str, choices: Sequence[str]) -> Extraction:
@@ -122,12 +96,21 @@ def extract_answer(text: str, choices: Sequence[str]) -> Extraction:
     `choices` are the choice texts in the order shown (2 to 26). Time is linear in the length of `text`.
     """
     options = tuple(choices)
+    found = _extract(text, options)
+    narrow = text if found.how == "exact" or text.isascii() else text.translate(_NARROW)
+    if narrow == text:
+        return found
+    found = _extract(narrow, options)
+    return replace(found, how="lenient:width") if found.how == "exact" else found
+
+
+def _extract(text: str, options: tuple[str, ...]) -> Extraction:
     stripped = text.strip()
     if len(stripped) == 1 and stripped in LETTERS[: len(options)]:
         start = text.index(stripped)
         return Extraction(LETTERS.index(stripped), "exact", (start, start + 1))
     visible, hidden = _without_thinking(text)
-    tags = list(_TAG.finditer(visible))
+    tags = list(TAG.finditer(visible))
     if tags:
         return _read_tags(visible, tags, options, bool(hidden))
     reading = _read_whole(visible, 0, len(visible), options)
@@ -149,7 +132,7 @@ def _without_thinking(text: str) -> tuple[str, int]:
     pieces, start, hidden = [], 0, 0
     for span_start, span_end in thinking_spans(text):
         pieces += [text[start:span_start], "\n" * (span_end - span_start)]
-        hidden += len(_TAG.findall(text, span_start, span_end))
+        hidden += len(TAG.findall(text, span_start, span_end))
         start = span_end
     return "".join([*pieces, text[start:]]), hidden
 
@@ -204,7 +187,7 @@ def _read_whole(text: str, start: int, end: int, options: tuple[str, ...]) -> _R
     if len(content) == 1 and content in letters:
         return _Reading(letters.index(content), "", start, end)
     found: dict[int, str] = {}
-    wrapped = _WRAPPED_LETTER.fullmatch(content)
+    wrapped = WRAPPED_LETTER.fullmatch(content)
     if wrapped and wrapped.group(1).upper() in letters:
         letter = wrapped.group(1)
         found[letters.index(letter.upper())] = "punctuation" if letter.isupper() else "case"
@@ -213,30 +196,43 @@ def _read_whole(text: str, start: int, end: int, options: tuple[str, ...]) -> _R
         by_text = plain.get(_plain(content))
     if by_text is not None:
         found.setdefault(by_text, "choice_text")
-    both = _LETTER_AND_TEXT.fullmatch(content)
-    if both and both.group(1).upper() in letters:
-        index = letters.index(both.group(1).upper())
-        if _plain(both.group(3)) == _plain(options[index]):
-            found.setdefault(index, "letter_and_text")
+    for letter, choice in _letters_with_text(content):
+        if letter in letters and _plain(choice) == _plain(options[letters.index(letter)]):
+            found.setdefault(letters.index(letter), "letter_and_text")
     if len(found) != 1:
         return None
     ((index, rule),) = found.items()
     return _Reading(index, rule, start, end)
 
 
+def _letters_with_text(content: str) -> list[tuple[str, str]]:
+    """(letter, text beside it) of "C) Kidney" and of "Kidney (C)"."""
+    before, after = LETTER_AND_TEXT.fullmatch(content), TEXT_AND_LETTER.fullmatch(content)
+    pairs = [(before.group(1), before.group(3))] if before else []
+    pairs += [(after.group(2), after.group(1))] if after else []
+    return [(letter.upper(), choice) for letter, choice in pairs]
+
+
 def _read_statement(text: str, start: int, end: int, options: tuple[str, ...]) -> _Reading | None:
     """Read "the answer is C" and its kin; such statements must agree and stay undisputed by what follows."""
     candidates: list[_Reading] = []
-    for lead in _LEAD.finditer(text, start, end):
-        reading = _read_after(text, lead.end(), end, options)
-        if reading is not None and not _doubted(text, start, lead.start()):
-            candidates.append(reading)
     letters = LETTERS[: len(options)]
-    for match in _IS_CORRECT.finditer(text, start, end):
-        if match.group(1) in letters and not _doubted(text, start, match.start(), letters):
+    named: set[int] = set()  # letters stated in a way that cannot be read: they have to agree all the same
+    for count, lead in enumerate(LEAD.finditer(text, start, end)):
+        if count == _MOST_LEADS:
+            return None
+        if _doubted(text, start, lead.start()):
+            continue
+        reading = _read_after(text, lead.end(), end, options)
+        if reading is not None:
+            candidates.append(reading)
+        elif (lone := LONE_LETTER.match(text, lead.end(), end)) and lone.group(1) in set(letters):
+            named.add(letters.index(lone.group(1)))
+    for match in IS_CORRECT.finditer(text, start, end):
+        if match.group(1) in letters and not _doubted(text, start, match.start(), set(letters)):
             index = letters.index(match.group(1))
             candidates.append(_Reading(index, "final_statement", match.start(1), match.end(1)))
-    if not candidates or len({reading.index for reading in candidates}) > 1:
+    if not candidates or len({reading.index for reading in candidates} | named) > 1:
         return None
     last = max(candidates, key=lambda reading: reading.end)
     return None if _disputed(text, last.end, end, last.index, options) else last
@@ -247,38 +243,48 @@ def _read_after(text: str, start: int, end: int, options: tuple[str, ...]) -> _R
     stop = min(end, start + _texts(options)[2])
     newline = text.find("\n", start, stop)
     stop = stop if newline < 0 else newline
-    sentence = _SENTENCE_END.search(text, start, stop)
+    sentence = SENTENCE_END.search(text, start, stop)
     ends = [stop] if sentence is None else [stop, sentence.start()]
     for until in ends:
         reading = _read_whole(text, start, until, options)
-        if reading is not None and reading.rule != "case":
+        # "The answer is a" is the beginning of a sentence, "the answer is b" is not.
+        if reading is not None and (reading.rule != "case" or LETTERS[reading.index] not in "AI"):
             return _Reading(reading.index, "final_statement", reading.start, reading.end)
-    letter = _MENTION.match(text, start, stop)
+    letter = MENTION.match(text, start, stop)
     if letter is None or letter.group(1) not in LETTERS[: len(options)]:
         return None
     index = LETTERS.index(letter.group(1))
-    rest = _plain(text[letter.end() : stop]).replace(_plain(options[index]), " ")
-    others = [_plain(option) for position, option in enumerate(options) if position != index]
-    if any(re.search(rf"(?<!\w){re.escape(other)}(?!\w)", rest) for other in others if other):
+    if _names_another(_plain(text[letter.end() : stop]), index, options):
         return None
     return _Reading(index, "final_statement", letter.start(1), letter.end(1))
 
 
-def _doubted(text: str, start: int, position: int, letters: str = "") -> bool:
+def _names_another(rest: str, index: int, options: tuple[str, ...]) -> bool:
+    """Whether the plain text `rest` holds another choice's text that is no part of the text of `index`."""
+    own = _plain(options[index])
+    for position, option in enumerate(options):
+        other = _plain(option)
+        where = rest if own in other else rest.replace(own, " ")
+        if position != index and other and re.search(rf"(?<!\w){re.escape(other)}(?!\w)", where):
+            return True
+    return False
+
+
+def _doubted(text: str, start: int, position: int, letters: Collection[str] = ()) -> bool:
     """Whether the sentence that leads up to `position` negates, supposes, or already names a letter."""
     before = text[max(start, position - _LOOK_BACK) : position]
-    before = before[max((match.end() for match in _SENTENCE_END.finditer(before)), default=0) :]
-    if _NEGATION.search(before):
+    before = before[max((match.end() for match in SENTENCE_END.finditer(before)), default=0) :]
+    if NEGATION.search(before):
         return True
-    return any(match.group(1) in letters for match in _LONE_LETTER.finditer(before))
+    return any(match.group(1) in letters for match in LONE_LETTER.finditer(before))
 
 
 def _disputed(text: str, start: int, end: int, index: int, options: tuple[str, ...]) -> bool:
     """Whether text[start:end] takes the answer back or names another choice's letter."""
-    if _TAKEN_BACK.match(text, start, end) or _REVERSAL.search(text, start, end):
+    if TAKEN_BACK.match(text, start, end) or REVERSAL.search(text, start, end):
         return True
     others = set(LETTERS[: len(options)]) - {LETTERS[index]}
-    return any(match.group(1) in others for match in _LONE_LETTER.finditer(text, start, end))
+    return any(match.group(1) in others for match in LONE_LETTER.finditer(text, start, end))
 
 
 def _read_own_line(visible: str, options: tuple[str, ...]) -> _Reading | None:
@@ -307,7 +313,7 @@ def _read_own_line(visible: str, options: tuple[str, ...]) -> _Reading | None:
 def refuses(text: str) -> bool:
     """Whether the beginning of the completion, beside its reasoning, declines to answer."""
     visible, _ = _without_thinking(text)
-    return _REFUSAL.search(visible.lstrip()[:_REFUSAL_WINDOW]) is not None
+    return REFUSAL.search(visible.lstrip()[:_REFUSAL_WINDOW]) is not None
 
 
 def outcome_of(extraction: Extraction, answer_index: int, truncated: bool, text: str) -> Outcome:
