@@ -29,8 +29,8 @@ OPTIONS = {
         "--group", "--help", "--images", "--json", "--modality", "--no-images", "--skip-bad", "DATA",
     ],
     "osler data convert": [
-        "--fractions", "--group", "--help", "--images", "--json", "--modality", "--no-images", "--seed",
-        "--skip-bad", "--split", "DATA", "OUT",
+        "--fractions", "--group", "--help", "--images", "--json", "--keep", "--modality", "--no-images",
+        "--one-stem", "--rebuild-choices", "--seed", "--skip-bad", "--split", "--yes-no", "DATA", "OUT",
     ],
     "osler demo": ["--help", "--json", "--out", "--seed"],
     "osler evaluate": [

@@ -139,6 +139,20 @@ def data_convert(
     fractions: Annotated[
         str | None, typer.Option(help="Of the drawn splits, e.g. train=0.7,validation=0.1,test=0.2.")
     ] = None,
+    rebuild_choices: Annotated[
+        bool,
+        typer.Option(
+            "--rebuild-choices",
+            help="New wrong choices, balanced so that the choices do not tell which is right.",
+        ),
+    ] = False,
+    one_stem: Annotated[
+        bool, typer.Option("--one-stem", help="And one wording per data set and question type.")
+    ] = False,
+    yes_no: Annotated[str, typer.Option(help="Yes/no questions: balance, or drop.")] = "balance",
+    keep: Annotated[
+        float, typer.Option(help="Share of the questions to keep, unbalanced where it must be.")
+    ] = 0.0,
     seed: Seed = 0,
     images: Images = None,
     no_images: NoImages = False,
@@ -147,10 +161,15 @@ def data_convert(
     skip_bad: SkipBad = False,
     as_json: Json = False,
 ) -> None:
-    """Write a data set in Osler's own format, with splits that keep images (or groups) together."""
+    """Write a data set in Osler's own format; split it anew, or rebuild its choices, on the way."""
     with Output(as_json) as output:
         from osler.data.convert import convert
+        from osler.data.rebuild import RepairOptions
         from osler.data.splits import DEFAULT_FRACTIONS, parse_fractions
+
+        options = RepairOptions(seed=seed, one_stem=one_stem, yes_no=yes_no, keep=keep)
+        if not rebuild_choices and options != RepairOptions(seed=seed):
+            raise BadInput("--one-stem, --yes-no and --keep are parts of --rebuild-choices; add it")
 
         with output.progress("images") as advance:
             result = convert(
@@ -164,6 +183,7 @@ def data_convert(
                 modality=modality,
                 skip_bad=skip_bad,
                 subject_column=group,
+                repair=options if rebuild_choices else None,
                 progress=advance,
             )
         output.result(result.to_json())

@@ -19,8 +19,9 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from osler.data.images import image_digest, image_facts
@@ -113,8 +114,13 @@ def write_folder(
     *,
     copy_images: bool = True,
     progress: Progress | None = None,
+    extra_keys: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    extra_files: Mapping[str, str] = MappingProxyType({}),
 ) -> Path:
     """Write questions as our own folder; it appears complete or not at all.
+
+    `extra_keys` (question id -> keys and values) go into the rows as they are, where readers leave them
+    alone; `extra_files` (name -> text) stand beside `questions.jsonl`.
 
     Images are copied byte for byte (metadata included) under the digest of their content, so the same file
     under two names is written once and a name cannot give an answer away. With `copy_images=False` the
@@ -134,9 +140,12 @@ def write_folder(
         with open(partial / QUESTIONS_FILE, "w", encoding="utf-8", newline="\n") as file:
             for question in questions:
                 row = question_to_row(question, [names.get(path, path) for path in question.images])
+                row |= extra_keys.get(question.id, {})
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
+        for name, text in extra_files.items():
+            (partial / name).write_text(text, encoding="utf-8")
         os.replace(partial, out)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)

@@ -69,10 +69,7 @@ def load_questions(
     Raises BadInput for a path that holds no known format, a file that is no JSON, bad rows (unless
     skipped), and where no question is left.
     """
-    root = Path(path)
-    if split is None and "#" in str(path) and not root.exists():
-        before, _, split = str(path).rpartition("#")
-        root = Path(before)
+    root, split = path_and_split(path, split)
     if images_root is not None and not Path(images_root).is_dir():
         raise BadInput(f"{images_root}: no such folder to look for images in; check --images")
     reader = RowReader(no_images=no_images, modality=parse_modality(modality))
@@ -95,6 +92,18 @@ def load_questions(
         images_checked=not no_images,
         num_rows=reader.num_rows,
     )
+
+
+def path_and_split(path: str | os.PathLike[str], split: str | None = None) -> tuple[Path, str | None]:
+    """What "PATH#split" names, unless a file of that very name exists.
+
+    >>> path_and_split("data/mine#train")
+    (PosixPath('data/mine'), 'train')
+    """
+    if split is None and "#" in str(path) and not Path(path).exists():
+        before, _, split = str(path).rpartition("#")
+        return Path(before), split
+    return Path(path), split
 
 
 def parse_modality(modality: Modality | str | None) -> Modality | None:
