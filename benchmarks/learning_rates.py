@@ -21,12 +21,13 @@ from osler.train.run import train
 
 SEED = 7
 IMAGES = 600
+SFT_RATES = ("1e-4", "3e-4", "1e-3", "3e-3")
+# name: recipe, overrides, rates; each row of rates goes on until the best one is not at its end.
 RECIPES = {
-    "grpo": ("phantom_medvlm_r1_mri", ()),
-    "sft_visits": ("sft_phantom_medvlm_r1_mri", ()),
-    "sft_steps": ("sft_phantom_medvlm_r1_mri", ("sft.max_steps=150",)),
+    "grpo": ("phantom_medvlm_r1_mri", (), ("3e-6", "1e-5", "3e-5", "1e-4", "3e-4")),
+    "sft_visits": ("sft_phantom_medvlm_r1_mri", (), SFT_RATES),
+    "sft_steps": ("sft_phantom_medvlm_r1_mri", ("sft.max_steps=150",), SFT_RATES),
 }
-RATES = ("3e-5", "1e-4", "3e-4", "1e-3")
 MODALITIES = (Modality.MRI, Modality.CT, Modality.XRAY)
 
 
@@ -36,8 +37,8 @@ def main(out: Path) -> None:
         write_benchmark(data, IMAGES, SEED, modalities=MODALITIES)
     found = []
     print("method      lr      " + "  ".join(f"{m.value:>12}" for m in MODALITIES))
-    for name, (recipe, extra) in RECIPES.items():
-        for rate in RATES:
+    for name, (recipe, extra, rates) in RECIPES.items():
+        for rate in rates:
             overrides = [f'data.train="{data / "train"}"', f"optim.lr={rate}", "seed=7", *extra]
             for m in MODALITIES:
                 where = f"validation.sets.{m.value}"
