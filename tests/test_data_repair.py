@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import chisquare
 
 from osler.audit.blind import blind_accuracy
 from osler.cli import main
 from osler.data.answer_pools import ALL_DATA_SETS, answer_key, build_pools, tidy_answer
 from osler.data.load import load_questions
+from osler.data.permutation import permute_choices
 from osler.data.question_types import question_types, type_of_stem
 from osler.data.rebuild import REASONS, Repaired, RepairOptions, rebuild_choices
 from osler.data.repair_record import read_repair
@@ -270,6 +272,22 @@ def test_bad_options_and_nothing_left_are_said() -> None:
         RepairOptions(keep=60)
     with pytest.raises(BadInput, match="leaves no question"):
         rebuild_choices(many({"Cyst": 9}), RepairOptions())
+
+
+def test_permuted_choices_are_a_function_of_seed_epoch_and_id_and_every_order_is_as_likely() -> None:
+    question = ask(0, "Cyst")
+    orders = Counter(permute_choices(question, 0, epoch).choices for epoch in range(2400))
+    assert len(orders) == 24
+    assert chisquare(list(orders.values())).pvalue > 1e-3
+    for turned in (permute_choices(question, 5, epoch) for epoch in range(20)):
+        assert turned.answer == "Cyst"
+        assert replace(turned, choices=question.choices, answer_index=question.answer_index) == question
+    assert permute_choices(question, 1, 2) == permute_choices(question, 1, 2)
+    three = [
+        [permute_choices(ask(i, "Cyst"), *key).answer_index for i in range(40)]
+        for key in ((0, 0), (0, 1), (1, 0))
+    ]
+    assert three[0] != three[1] != three[2] != three[0]
 
 
 # --- question types ---------------------------------------------------------------------------------

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from osler.records import Question
 from osler.train.grpo.advantage import group_advantages, zero_variance
 from osler.train.grpo.loss import Denominators, aggregate, grpo_loss, kl_estimate
-from osler.train.schedule import num_slots, plan_steps, slot_indices
+from osler.train.schedule import num_slots, plan_steps, slot_indices, slot_questions
 
 CLIPS = {"clip_low": 0.2, "clip_high": 0.2}
 
@@ -143,3 +144,19 @@ def test_every_pass_sees_every_question_once_in_a_new_order() -> None:
     assert sorted(first) == sorted(second) == list(range(10)) and first != second
     assert seen == [slot_indices(s, 10, 4, seed=3) for s in range(slots)]
     assert seen != [slot_indices(s, 10, 4, seed=4) for s in range(slots)]
+
+
+def test_choices_are_permuted_anew_in_every_pass_and_the_answer_goes_along() -> None:
+    asked = [
+        Question(id=f"q{i}", text="Which?", choices=tuple("abcd"), answer_index=i % 4) for i in range(10)
+    ]
+    by_id = {q.id: q for q in asked}
+    passes = [
+        [q for s in range(3 * p, 3 * p + 3) for q in slot_questions(asked, s, 4, 3, True)] for p in range(2)
+    ]
+    for one in passes:
+        assert sorted(q.id for q in one) == sorted(by_id)
+        assert all(q.answer == by_id[q.id].answer and sorted(q.choices) == list("abcd") for q in one)
+    first, second = ({q.id: q.choices for q in one} for one in passes)
+    assert sum(first[i] != second[i] for i in by_id) >= 7
+    assert slot_questions(asked, 1, 4, 3, False) == [asked[i] for i in slot_indices(1, 10, 4, 3)]

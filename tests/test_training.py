@@ -42,7 +42,12 @@ def assert_same_weights(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) 
 
 def rollout_texts(run_folder: Path) -> list[Any]:
     return [
-        (r["step"], r["question_id"], [(x["text"], x["reward"], x["advantage"]) for x in r["rollouts"]])
+        (
+            r["step"],
+            r["question_id"],
+            r["choices"],
+            [(x["text"], x["reward"], x["advantage"]) for x in r["rollouts"]],
+        )
         for r in JsonLines(run_folder / "rollouts.jsonl")
     ]
 
@@ -70,8 +75,16 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 CASES = {
     "full": {},
     "lora": {"model": {"lora_rank": 4}},
-    "buffered": {"grpo": {"steps_per_rollout": 2, "updates_per_rollout": 2}},
-    "sft": {"method": "sft", "template": "nothink", "sft": {"batch_size": 4, "epochs": 3.0}},
+    "buffered": {
+        "grpo": {"steps_per_rollout": 2, "updates_per_rollout": 2},
+        "data": {"permute_choices": True},
+    },
+    "sft": {
+        "method": "sft",
+        "template": "nothink",
+        "sft": {"batch_size": 4, "epochs": 3.0},
+        "data": {"permute_choices": True},
+    },
 }
 
 
@@ -100,7 +113,10 @@ def test_stopped_and_resumed_equals_never_stopped(
     ]
     assert_same_weights(load_file(moments[0]), load_file(moments[1]))
     assert losses(tmp_path / "whole") == losses(tmp_path / "stopped")
-    assert rollout_texts(tmp_path / "whole") == rollout_texts(tmp_path / "stopped")
+    logged = rollout_texts(tmp_path / "whole")
+    assert logged == rollout_texts(tmp_path / "stopped")
+    orders = {tuple(choices) for _, _, choices, _ in logged}
+    assert (len(orders) > 1) == (case == "buffered"), "choices are permuted where asked for, nowhere else"
 
 
 def test_full_checkpoint_loads_every_weight_back(

@@ -53,7 +53,8 @@ def config(folder: str, **sections: Any) -> TrainConfig:
 
 def run(cfg: TrainConfig, out: Path, images: Path, resume: bool = False) -> dict[str, Any]:
     asked = questions(images)
-    examples = answer_examples(asked, get_template("nothink"), cfg.sft.batch_size, cfg.seed)
+    permute = cfg.data.permute_choices
+    examples = answer_examples(asked, get_template("nothink"), cfg.sft.batch_size, cfg.seed, permute)
     return train_on(cfg, out, asked, examples, baseline_steps(cfg, len(asked)), resume)
 
 

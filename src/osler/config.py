@@ -36,6 +36,7 @@ class DataConfig:
     selection: Literal["random", "first"] = "random"  # how `num_questions` are drawn
     selection_seed: int = 0  # of the draw; apart from `seed`, so that seeds share their questions
     skip_bad: bool = False
+    permute_choices: bool = False  # a new order of the choices in every pass, keyed by (seed, pass, question)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,7 +61,9 @@ def train(config: TrainConfig, out: Path, resume: bool = False) -> dict[str, Any
         raise BadInput(
             f"template {template.name} needs reasoning to learn from; osler sft takes template=nothink"
         )
-    examples_at = answer_examples(questions, template, config.sft.batch_size, config.seed)
+    examples_at = answer_examples(
+        questions, template, config.sft.batch_size, config.seed, config.data.permute_choices
+    )
     return train_on(config, out, questions, examples_at, baseline_steps(config, len(questions)), resume)
 
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from osler.data.permutation import permute_choices
+from osler.records import Question
 
 
 @dataclass(frozen=True)
@@ -39,3 +43,12 @@ def slot_indices(slot: int, num_questions: int, per_step: int, seed: int) -> lis
     rng = np.random.Generator(np.random.Philox(key=np.frombuffer(key[:16], dtype=np.uint64)))
     order = rng.permutation(num_questions)
     return [int(i) for i in order[place * per_step : (place + 1) * per_step]]
+
+
+def slot_questions(
+    questions: Sequence[Question], slot: int, per_step: int, seed: int, permute: bool
+) -> list[Question]:
+    """The questions of one part as they are asked; with `permute` in the choice order of their pass."""
+    picked = [questions[i] for i in slot_indices(slot, len(questions), per_step, seed)]
+    epoch = slot // math.ceil(len(questions) / per_step)
+    return [permute_choices(question, seed, epoch) for question in picked] if permute else picked

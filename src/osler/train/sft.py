@@ -20,7 +20,7 @@ from osler.prompts import Template
 from osler.records import Question
 from osler.runtime import World
 from osler.train.loop import Clock, Learner, StepReport
-from osler.train.schedule import num_slots, slot_indices
+from osler.train.schedule import num_slots, slot_questions
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,15 @@ ExamplesAt = Callable[[int], Sequence[SftExample]]  # step -> the examples of th
 
 
 def answer_examples(
-    questions: Sequence[Question], template: Template, batch_size: int, seed: int
+    questions: Sequence[Question], template: Template, batch_size: int, seed: int, permute: bool = False
 ) -> ExamplesAt:
-    """The baseline's examples: the template's own answer to each question, a fresh order each pass."""
+    """The baseline's examples: the template's own answer to each question, a fresh order each pass.
+
+    With `permute` the choices of each question have a fresh order each pass, too.
+    """
 
     def at(step: int) -> list[SftExample]:
-        picked = [questions[i] for i in slot_indices(step, len(questions), batch_size, seed)]
+        picked = slot_questions(questions, step, batch_size, seed, permute)
         return [SftExample(q, template, template.write(q.answer_letter)) for q in picked]
 
     return at

@@ -32,7 +32,7 @@ from osler.train.grpo.buffer import PendingGroup, pending_from_json, pending_to_
 from osler.train.grpo.loss import Denominators, grpo_loss
 from osler.train.grpo.metrics import GroupStats, LossSums, group_metrics, log_record
 from osler.train.loop import Clock, Learner, StepReport
-from osler.train.schedule import num_slots, plan_steps, slot_indices
+from osler.train.schedule import num_slots, plan_steps, slot_questions
 
 
 class GrpoMethod:
@@ -88,11 +88,7 @@ class GrpoMethod:
 
     def _roll_out(self, rollout: int, clock: Clock) -> None:
         slots = sorted({p.slot for p in self.plan if p.rollout == rollout})
-        asked = [
-            (slot, self.questions[i])
-            for slot in slots
-            for i in slot_indices(slot, len(self.questions), self.grpo.questions_per_step, self.config.seed)
-        ]
+        asked = [(slot, question) for slot in slots for question in self._asked_in(slot)]
         mine = self.world.share(asked)
         with clock.part("rollout"):
             sampling = Sampling(self.grpo.max_completion_tokens, self.grpo.temperature, self.config.seed)
@@ -112,6 +108,10 @@ class GrpoMethod:
         if not self.on_policy:
             with clock.part("reference"):
                 self._keep_old_logprobs()
+
+    def _asked_in(self, slot: int) -> list[Question]:
+        size, permute = self.grpo.questions_per_step, self.config.data.permute_choices
+        return slot_questions(self.questions, slot, size, self.config.seed, permute)
 
     def _score(self, question: Question, completions: Sequence[Completion]) -> RolloutGroup:
         read = [extract_answer(c.text, question.choices) for c in completions]
@@ -244,6 +244,8 @@ class GrpoMethod:
         return {"rollout": self.buffer_rollout, "groups": [] if self.on_policy else groups}
 
     def restore(self, pending: Mapping[str, Any]) -> None:
-        by_id = {q.id: q for q in self.questions}
+        slots = {int(g["slot"]) for g in pending["groups"]}
+        asked = {slot: {q.id: q for q in self._asked_in(slot)} for slot in slots}
         self.buffer_rollout = int(pending["rollout"])
-        self.buffer = self.world.share([pending_from_json(g, by_id) for g in pending["groups"]])
+        groups = [pending_from_json(g, asked[int(g["slot"])]) for g in pending["groups"]]
+        self.buffer = self.world.share(groups)
