@@ -36,7 +36,7 @@ OPTIONS = {
     "osler evaluate": [
         "--batch-size", "--blind-from", "--data", "--help", "--images", "--json", "--limit",
         "--max-completion-tokens", "--max-pixels", "--min-pixels", "--modality", "--model", "--out",
-        "--precision", "--seed", "--skip-bad", "--temperature", "--template",
+        "--precision", "--scorer", "--seed", "--skip-bad", "--temperature", "--template",
     ],
     "osler grpo": ["--help", "--json", "--out", "--resume", "KEY=VALUE", "RECIPE"],
     "osler phantom": ["--help", "--images", "--json", "--plant", "--seed", "DIR"],
@@ -100,6 +100,7 @@ def test_help_and_usage_errors_import_nothing_heavy(arguments: str) -> None:
         ("grpo", "RECIPE"),
         ("grpo medvlm_r1_mri", "--out"),
         ("evaluate --model m --data d --out o --limit many", "--limit"),
+        ("evaluate --model m --data d --out o --scorer paper-strict", "paper-strict:med"),
         ("report somewhere --out p --bogus", "--bogus"),
         ("report /nowhere --out page.html", "/nowhere"),
         ("data check /nowhere", "/nowhere"),

@@ -91,7 +91,7 @@ class Extraction:
     """
 
     index: int | None  # 0-based choice, None where nothing could be read
-    how: str  # "exact", "lenient:RULE" or "none"
+    how: str  # "exact", "lenient:RULE", "letter-logprob" or "none"
     span: tuple[int, int] | None = None  # character range in the completion text
 
 
@@ -167,6 +167,7 @@ class Prediction:
     subject_id: str = ""
     truncated: bool = False
     num_tokens: int = 0
+    choice_logprobs: tuple[float, ...] | None = None  # nats, one per choice, sum of exp 1; where scored so
     error: str = ""  # technical failure: counted in n as not correct, and listed
 
     @property

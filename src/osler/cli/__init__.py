@@ -15,6 +15,7 @@ from types import FrameType
 
 import typer
 
+from osler.cli import evaluation as evaluation  # registers its commands
 from osler.cli.commands import app
 from osler.cli.output import Terminated
 from osler.errors import BadInput

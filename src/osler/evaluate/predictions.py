@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any
 
 from osler.errors import BadInput
+from osler.evaluate.scoring import DEFAULT_SCORER
 from osler.records import Extraction, Modality, Outcome, Prediction, Question, QuestionType
 
 
@@ -37,17 +38,24 @@ class Header:
     model_digest: str  # of the weights
     template: str
     prompt_digest: str  # of the template's wording, which may change between versions
+    scorer: str = DEFAULT_SCORER  # the rule that read the answers
     settings: Mapping[str, Any] = field(default_factory=dict)  # sampling, pixel bounds, precision
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What two runs must share for their answers to belong into one file."""
-        return {
+        """What two runs must share for their answers to belong into one file, as plain JSON values."""
+        values = {
             "model_digest": self.model_digest,
             "template": self.template,
             "prompt_digest": self.prompt_digest,
+            "scorer": self.scorer,
             **{f"settings.{key}": value for key, value in self.settings.items()},
         }
+        return dict(json.loads(json.dumps(values)))
+
+    def asks_like(self, other: Header) -> bool:
+        """Whether both files hold answers of the same model to the same prompts, whoever scored them."""
+        return self.identity | {"scorer": ""} == other.identity | {"scorer": ""}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +83,7 @@ def prediction_to_json(prediction: Prediction) -> dict[str, Any]:
 def prediction_from_json(row: Mapping[str, Any]) -> Prediction:
     """Inverse of `prediction_to_json`. Raises KeyError, TypeError or ValueError for a foreign row."""
     extraction = row["extraction"]
-    span = extraction["span"]
+    span, logprobs = extraction["span"], row.get("choice_logprobs")
     return Prediction(
         question_id=str(row["question_id"]),
         text=str(row["text"]),
@@ -94,6 +102,7 @@ def prediction_from_json(row: Mapping[str, Any]) -> Prediction:
         subject_id=str(row.get("subject_id", "")),
         truncated=bool(row.get("truncated", False)),
         num_tokens=int(row.get("num_tokens", 0)),
+        choice_logprobs=None if logprobs is None else tuple(map(float, logprobs)),
         error=str(row.get("error", "")),
     )
 
@@ -193,8 +202,7 @@ class PredictionWriter:
 
 
 def _check_identity(path: Path, stored: Header, asked: Header) -> None:
-    # Through JSON, so that a tuple setting equals the list it was stored as.
-    old, new = json.loads(json.dumps(stored.identity)), json.loads(json.dumps(asked.identity))
+    old, new = stored.identity, asked.identity
     for key in new | old:
         if old.get(key) != new.get(key):
             raise BadInput(

@@ -22,6 +22,7 @@ from osler.data.load import load_questions
 from osler.errors import BadInput
 from osler.evaluate.predictions import read_predictions
 from osler.evaluate.runner import choose_questions, evaluate
+from osler.evaluate.scoring import DEFAULT_SCORER, check_scorer, scored_name
 from osler.evaluate.summary import Summary, blind_baseline, cluster_of, summarize, write_summary
 from osler.evaluate.trained import HowTrained, how_trained
 from osler.policy.load import Policy, checkpoint_folder, load_policy, model_digest, resolve_checkpoint
@@ -45,6 +46,7 @@ class Request:
     images: str | None = None
     modality: str | None = None
     skip_bad: bool = False
+    scorer: str = DEFAULT_SCORER
     temperature: float = 0.0
     max_completion_tokens: int | None = None
     seed: int = 0
@@ -52,6 +54,9 @@ class Request:
     max_pixels: int | None = None
     precision: str | None = None
     batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        check_scorer(self.scorer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +116,14 @@ def run_evaluation(
         seed=request.seed,
     )
     settings = {"min_pixels": min_pixels, "max_pixels": max_pixels, "precision": precision}
-    name = name_of(request.data)
-    facts = {"data": request.data, "limit": request.limit, "num_questions": len(questions)}
+    test_set = name_of(request.data)
+    name = scored_name(test_set, request.scorer)
+    facts = {
+        "data": request.data,
+        "limit": request.limit,
+        "num_questions": len(questions),
+        "scorer": request.scorer,
+    }
     shared = {"model_digest": digest, "template": template.name, **asdict(sampling), **settings}
     if not in_training_run:
         _write_config(request, resolve_checkpoint(request.model), shared, name, facts)
@@ -122,12 +133,13 @@ def run_evaluation(
         questions,
         template,
         request.out,
-        name,
+        test_set,
         sampling,
         model=request.model,
         model_digest=digest,
         data=request.data,
         settings=settings,
+        scorer=request.scorer,
         batch_size=request.batch_size,
         progress=progress,
         note=note,

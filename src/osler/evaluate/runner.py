@@ -11,16 +11,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from osler.answers import extract_answer, outcome_of
+from osler.answers import NOTHING, outcome_of
 from osler.data.images import image_digest, open_image
 from osler.errors import BadInput
-from osler.evaluate.predictions import Header, PredictionWriter, question_digest
+from osler.evaluate.predictions import Header, PredictionWriter, question_digest, read_predictions
+from osler.evaluate.replies import Complete, Reply, read_again, replies_to
+from osler.evaluate.scoring import DEFAULT_SCORER, READERS, scored_name
 from osler.prompts import Template
-from osler.records import Completion, Extraction, Prediction, Question
+from osler.records import Prediction, Question
 from osler.rollout.engine import complete as engine_complete
 from osler.rollout.sampling import Sampling
-
-Complete = Callable[..., Sequence[tuple[Completion, ...]]]
 
 log = logging.getLogger(__name__)
 
@@ -29,17 +29,25 @@ _PROBE = Question(id="probe", text="Which letter comes first?", choices=("A", "B
 
 
 def make_header(
-    *, name: str, data: str, model: str, model_digest: str, template: Template, settings: dict[str, Any]
+    *,
+    name: str,
+    data: str,
+    model: str,
+    model_digest: str,
+    template: Template,
+    settings: dict[str, Any],
+    scorer: str = DEFAULT_SCORER,
 ) -> Header:
     """Header of one predictions file. `settings` hold whatever changes an answer: sampling, pixel bounds."""
     wording = template.user_text(_PROBE)
     return Header(
-        name=name,
+        name=scored_name(name, scorer),
         data=data,
         model=model,
         model_digest=model_digest,
         template=template.name,
         prompt_digest=hashlib.sha256(wording.encode()).hexdigest()[:16],
+        scorer=scorer,
         settings=settings,
     )
 
@@ -74,12 +82,17 @@ def evaluate(
     data: str = "",
     settings: dict[str, Any] | None = None,
     limit: int | None = None,
+    scorer: str = DEFAULT_SCORER,
     batch_size: int = 32,
     complete: Complete = engine_complete,
     progress: Callable[[int, int], None] | None = None,
     note: Callable[[str], None] = log.warning,
 ) -> tuple[Prediction, ...]:
     """One completion per question, in the order of `questions`; `predictions/<name>.jsonl` grows as it goes.
+
+    `scorer` is one of `osler.evaluate.scoring.SCORERS`; another one than ours adds its name to the file's.
+    Completions that another scorer's file holds already are read again, not asked for again. The scorer
+    letter-logprob has the model write nothing where the template puts the answer first.
 
     Answers already in the file are kept and not asked again, provided that they came from the same model
     digest, template and settings and that the question is unchanged. `settings` are recorded beside
@@ -100,19 +113,26 @@ def evaluate(
         model_digest=model_digest,
         template=template,
         settings={**dataclasses.asdict(sampling), **(settings or {})},
+        scorer=scorer,
     )
     out_dir = Path(out_dir)
-    with PredictionWriter(out_dir / "predictions" / f"{name}.jsonl", header, note) as writer:
+    with PredictionWriter(out_dir / "predictions" / f"{header.name}.jsonl", header, note) as writer:
         done = _already_answered(writer, questions)
-        _write_questions(out_dir / "questions" / f"{name}.jsonl", questions)
+        _write_questions(out_dir / "questions" / f"{header.name}.jsonl", questions)
+        unread = [q for q in questions if q.id not in done]
+        again = _read_again(writer.path, name, header, unread, template)
+        writer.append(again)
+        done.update({p.question_id: p for p, _ in again})
         waiting = [q for q in questions if q.id not in done]
-        if done:
-            note(f"{name}: {len(done)} of {len(questions)} questions were already answered")
+        if again:
+            note(f"{header.name}: {len(again)} completions are read again; the model is not asked")
+        elif done:
+            note(f"{header.name}: {len(done)} of {len(questions)} questions were already answered")
         if progress is not None:
             progress(len(done), len(questions))
         for start in range(0, len(waiting), batch_size):
             batch = waiting[start : start + batch_size]
-            answers = _answer_batch(policy, batch, template, sampling, complete)
+            answers = _answer_batch(policy, batch, template, sampling, complete, scorer)
             writer.append(
                 (a, question_digest(q, a.image_digest)) for q, a in zip(batch, answers, strict=True)
             )
@@ -162,8 +182,7 @@ def _already_answered(writer: PredictionWriter, questions: Sequence[Question]) -
             )
         if prediction.error:
             continue
-        now = question_digest(question, _look_at_images(question, decode=False)[0])
-        if writer.stored.question_digests[question.id] != now:
+        if writer.stored.question_digests[question.id] != _digest_now(question):
             raise BadInput(
                 f"{writer.path}: question {question.id!r} has changed since it was answered (text, choices "
                 f"or image); use another --out, or delete the file"
@@ -172,30 +191,60 @@ def _already_answered(writer: PredictionWriter, questions: Sequence[Question]) -
     return answered
 
 
+def _read_again(
+    path: Path, name: str, header: Header, questions: Sequence[Question], template: Template
+) -> list[tuple[Prediction, str]]:
+    """(prediction, question digest) of what this model was asked already under another scorer of text."""
+    read = READERS.get(header.scorer)
+    if read is None:
+        return []
+    asked = {q.id: q for q in questions}
+    for other in (path.with_name(f"{scored_name(name, scorer)}.jsonl") for scorer in READERS):
+        if other == path or not other.is_file():
+            continue
+        stored = read_predictions(other)
+        if not header.asks_like(stored.header):
+            continue
+        kept = [p for p in stored.predictions if p.question_id in asked and not p.error]
+        digests = [_digest_now(asked[p.question_id]) for p in kept]
+        return [
+            (read_again(p, asked[p.question_id], read, template), digest)
+            for p, digest in zip(kept, digests, strict=True)
+            if stored.question_digests[p.question_id] == digest
+        ]
+    return []
+
+
+def _digest_now(question: Question) -> str:
+    return question_digest(question, _look_at_images(question, decode=False)[0])
+
+
 def _answer_batch(
     policy: Any,
     batch: Sequence[Question],
     template: Template,
     sampling: Sampling,
     complete: Complete,
+    scorer: str,
 ) -> list[Prediction]:
     seen = {q.id: _look_at_images(q) for q in batch}
     readable = [q for q in batch if not seen[q.id][1]]
-    groups = complete(policy, readable, template, sampling) if readable else []
-    completions = {q.id: group[0] for q, group in zip(readable, groups, strict=True)}
-    return [_predict(q, completions.get(q.id), *seen[q.id]) for q in batch]
+    replies = replies_to(policy, readable, template, sampling, complete, scorer) if readable else []
+    by_id = {q.id: reply for q, reply in zip(readable, replies, strict=True)}
+    return [_predict(q, by_id.get(q.id), *seen[q.id]) for q in batch]
 
 
-def _predict(question: Question, completion: Completion | None, digest: str, error: str) -> Prediction:
+def _predict(question: Question, reply: Reply | None, digest: str, error: str) -> Prediction:
+    completion = None if reply is None else reply.completion
     text = "" if completion is None else completion.text
-    extraction = Extraction(None, "none") if completion is None else extract_answer(text, question.choices)
+    truncated = completion is not None and completion.truncated
     outcome = None
-    if completion is not None:
-        outcome = outcome_of(extraction, question.answer_index, completion.truncated, text)
+    if reply is not None:
+        outcome = outcome_of(reply.extraction, question.answer_index, truncated, text)
     return Prediction(
         question_id=question.id,
         text=text,
-        extraction=extraction,
+        extraction=NOTHING if reply is None else reply.extraction,
         outcome=outcome,
         answer_index=question.answer_index,
         num_choices=len(question.choices),
@@ -204,8 +253,9 @@ def _predict(question: Question, completion: Completion | None, digest: str, err
         question_type=question.question_type,
         dataset=question.dataset,
         subject_id=question.subject_id,
-        truncated=completion is not None and completion.truncated,
+        truncated=truncated,
         num_tokens=0 if completion is None else len(completion.token_ids),
+        choice_logprobs=None if reply is None else reply.choice_logprobs,
         error=error,
     )
 

@@ -35,7 +35,8 @@ def print_summary(summary: Summary, console: Console) -> None:
 
 def _table(summary: Summary) -> Table:
     header = summary.header
-    table = Table(title=escape(f"{header.name}: {header.model}, {header.template}"), title_justify="left")
+    title = f"{header.name}: {header.model}, {header.template}, scorer {header.scorer}"
+    table = Table(title=escape(title), title_justify="left")
     table.add_column("%", overflow="fold", min_width=12)
     for name in ("n", "accuracy", "95 % interval", "chance", "blind"):
         table.add_column(name, justify="right", no_wrap=True)

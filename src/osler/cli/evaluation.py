@@ -1,0 +1,150 @@
+"""The commands that ask a model and look at what came of it: evaluate, ask, report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from osler.cli.commands import DATA_HELP, Images, Json, ModalityOption, RunFolder, Seed, SkipBad, app
+from osler.cli.output import Output
+from osler.errors import BadInput
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Option(help="Checkpoint folder, run folder, hub id or phantom-base.")],
+    data: Annotated[str, typer.Option(help=DATA_HELP)],
+    out: RunFolder,
+    template: Annotated[
+        str | None, typer.Option(help="Prompt template; default: the run's own, else think.")
+    ] = None,
+    blind_from: Annotated[
+        str | None, typer.Option(help="Data that the blind baseline is fitted on; default: the run's own.")
+    ] = None,
+    scorer: Annotated[
+        str, typer.Option(help="osler, paper-strict:medvlm_r1, paper-strict:med_r1 or letter-logprob.")
+    ] = "osler",
+    limit: Annotated[int | None, typer.Option(help="Ask a fixed random N of the questions.")] = None,
+    images: Images = None,
+    modality: ModalityOption = None,
+    skip_bad: SkipBad = False,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    max_completion_tokens: Annotated[
+        int | None, typer.Option(help="Longest completion; default: as trained, else 256.")
+    ] = None,
+    seed: Seed = 0,
+    min_pixels: Annotated[int | None, typer.Option(help="Smallest image; default: as trained.")] = None,
+    max_pixels: Annotated[int | None, typer.Option(help="Largest image; default: as trained.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32 or bf16; default: as trained.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Questions between two saves.")] = 64,
+    as_json: Json = False,
+) -> None:
+    """Ask every question once: accuracy with interval, n, chance and blind baseline."""
+    with Output(as_json, with_model=True) as output:
+        from osler.evaluate.run import Request, run_evaluation
+        from osler.evaluate.summary import summary_to_json
+        from osler.evaluate.summary_table import print_summary
+
+        request = Request(
+            model=model,
+            data=data,
+            out=out,
+            template=template,
+            limit=limit,
+            images=images,
+            modality=modality,
+            skip_bad=skip_bad,
+            scorer=scorer,
+            temperature=temperature,
+            max_completion_tokens=max_completion_tokens,
+            seed=seed,
+            min_pixels=min_pixels,
+            max_pixels=max_pixels,
+            precision=precision,
+            batch_size=batch_size,
+        )
+        blind = _blind_fit(request, blind_from, output.note)
+        with output.progress("questions") as advance:
+            summary = run_evaluation(request, blind, progress=advance, note=output.note)
+        output.result(summary_to_json(summary), lambda console: print_summary(summary, console))
+
+
+def _blind_fit(request: Any, blind_from: str | None, note: Callable[[str], None]) -> Any:
+    """What the blind baseline is fitted on: --blind-from, else the run's training questions, else nothing."""
+    from osler.data.load import load_questions
+    from osler.evaluate.run import BlindFit
+    from osler.evaluate.trained import how_trained
+
+    if blind_from is not None:
+        if blind_from == request.data:
+            raise BadInput(f"--blind-from {blind_from}: is the test data; leave it out to cross-validate")
+        found = load_questions(
+            blind_from, modality=request.modality, skip_bad=request.skip_bad, no_images=True
+        ).questions
+        return BlindFit(name=blind_from, questions=found)
+    how = how_trained(request.model)
+    if how.run is None or how.config is None:
+        return None
+    from osler.train.run import training_questions
+
+    try:
+        trained_on = training_questions(how.config.data)
+    except BadInput as error:
+        note(f"blind baseline: the training questions of {how.run.name} cannot be read: {error}")
+        note("blind baseline: cross-validating within the test set instead")
+        return None
+    return BlindFit(name=f"the training questions of {how.run.name}", questions=trained_on)
+
+
+@app.command()
+def ask(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Checkpoint or run folder, hub id, phantom-base.")
+    ],
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="Image file.")],
+    question: Annotated[str, typer.Argument(metavar="QUESTION")],
+    choices: Annotated[str, typer.Option(help='The options: "kidney; liver; spleen".')],
+    template: Annotated[
+        str | None, typer.Option(help="Prompt template; default: the run's own, else think.")
+    ] = None,
+    max_completion_tokens: Annotated[
+        int | None, typer.Option(help="Longest completion; default: as trained, else 256.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """One image, one question: thinking, answer, option probabilities."""
+    with Output(as_json, with_model=True) as output:
+        from osler.ask import ask_model, print_answer
+
+        answer = ask_model(model, image, question, choices, template, max_completion_tokens)
+        output.result(answer.to_json(), lambda console: print_answer(answer, console))
+
+
+@app.command()
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN_OR_STUDY...", help="Run folders, or folders of them.")
+    ],
+    out: Annotated[Path, typer.Option(help="HTML file to write.")],
+    title: Annotated[str, typer.Option(help="Heading of the page.")] = "Osler report",
+    as_json: Json = False,
+) -> None:
+    """One self-contained HTML page: results, curves, example images with thinking and answer."""
+    with Output(as_json) as output:
+        from osler.report.page import write_report
+
+        facts = write_report(runs, out, title, progress=output.note)
+        for note in facts.notes:
+            output.note(note)
+        shown = {
+            "page": str(facts.path),
+            "runs": facts.runs,
+            "test_sets": facts.test_sets,
+            "num_examples": facts.num_cards,
+            "num_bytes": facts.num_bytes,
+            "notes": facts.notes,
+        }
+        output.result(shown, f"{facts.path}: {len(facts.runs)} runs, {facts.num_bytes / 1e6:.1f} MB")
