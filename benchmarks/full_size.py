@@ -48,10 +48,10 @@ def even_tokens(
     return sum(t % 2 == 0 for t in completion.token_ids) / len(completion.token_ids)
 
 
-def stand_in_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level, every special token at its released id."""
+def stand_in_tokenizer(vocabulary: int = VOCABULARY) -> PreTrainedTokenizerFast:
+    """Byte-level, the special tokens behind `vocabulary` words: by default each at its released id."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = alphabet + [f"stand-in {i}" for i in range(VOCABULARY - len(alphabet))]
+    words = alphabet + [f"stand-in {i}" for i in range(vocabulary - len(alphabet))]
     tokenizer = Tokenizer(models.BPE(vocab={w: i for i, w in enumerate(words)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -1,0 +1,65 @@
+"""Osler's fast path beside TRL, row by row of the table in `rows.py`.
+
+    python -m benchmarks.fast_path [ROWS ...] [--out DIR] [--device cpu|cuda] [--repeats N]
+
+ROWS are groups (update-g8, update-g4, update-nothink, rollout, step-think, step-nothink, memory) or single
+rows; none means all. A row whose result lies in DIR already is not measured again. Run from the
+repository's root, in the environment that `make bench` builds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+from benchmarks.fast_path.measure import measure
+from benchmarks.fast_path.results import environment, plot, read_all, table, verdicts, write
+from benchmarks.fast_path.rows import SCALES, Row, Scale, rows_of
+
+
+def run(row: Row, scale: Scale, out: Path) -> None:
+    """Measure one row into `out`, unless it is there."""
+    if (out / f"{row.name}.json").is_file():
+        print(f"{row.name}: there already", file=sys.stderr, flush=True)
+        return
+    around = environment()
+    print(f"{row.name}: measuring", file=sys.stderr, flush=True)
+    found = measure(row, scale, out / "work")
+    bars = dict(row.bars.get(scale.device, {}))
+    reached = verdicts(found.get("ratios", {}), bars)
+    head = {"row": asdict(row), "scale": asdict(scale), "bars": bars, "reached": reached}
+    write(out, row.name, {**head, **found, "environment": around})
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("rows", nargs="*")
+    parser.add_argument("--out", type=Path, default=Path("runs/fast_path"))
+    parser.add_argument("--device", choices=sorted(SCALES), default="cpu")
+    parser.add_argument("--repeats", type=int, default=5)
+    arguments = parser.parse_args()
+    try:
+        rows = [r for r in rows_of(arguments.rows) if arguments.device in r.bars]
+    except ValueError as error:
+        parser.error(str(error))
+    torch.set_num_threads(1 if arguments.device == "cpu" else torch.get_num_threads())
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    scale = replace(SCALES[arguments.device], repeats=arguments.repeats)
+    for row in rows:
+        run(row, scale, arguments.out)
+    results = read_all(arguments.out)
+    print(table(results))
+    plot(results, arguments.out / "ratios.svg")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

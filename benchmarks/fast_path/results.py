@@ -1,0 +1,133 @@
+"""Results as JSON with the command and versions beside them, and as tables and plots.
+
+python -m benchmarks.fast_path.results DIR     # prints the table of a folder of results, draws its plot
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.fast_path.rows import ROWS
+
+PACKAGES = ("osler", "torch", "transformers", "trl", "accelerate", "datasets", "torchvision", "numpy")
+HEAD = "| row | TRL, default / tuned | Osler | ratio | bar | floor | its share | max Δlogp | rel. Δgradient |"
+
+
+def environment() -> dict[str, Any]:
+    """What the figures depend on."""
+    found: dict[str, Any] = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "load_average": os.getloadavg()[0],
+    }
+    if torch.cuda.is_available():
+        found["device"] = torch.cuda.get_device_name()
+        found["cuda"] = torch.version.cuda
+    return found
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]}, {len(names)} cores" if names else platform.processor()
+
+
+def verdicts(ratios: dict[str, float], bars: dict[str, float]) -> dict[str, bool]:
+    """Per opponent that has a bar: whether it is reached."""
+    return {name: ratios[name] >= bar for name, bar in bars.items() if name in ratios}
+
+
+def write(out: Path, name: str, result: dict[str, Any]) -> Path:
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"{name}.json"
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    os.replace(partial, path)
+    return path
+
+
+def read_all(out: Path) -> list[dict[str, Any]]:
+    """Results of a folder in the order of the table."""
+    paths = (out / f"{row.name}.json" for row in ROWS)
+    return [json.loads(p.read_text(encoding="utf-8")) for p in paths if p.is_file()]
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Markdown: a line per row."""
+    return "\n".join([HEAD, "|---" * (HEAD.count("|") - 1) + "|", *(_line(r) for r in results)])
+
+
+def _line(result: dict[str, Any]) -> str:
+    duels = result.get("duels", [])
+    theirs = " / ".join(f"{d['median_theirs']:.2f} s" for d in duels)
+    ours = f"{min((d['median_ours'] for d in duels), default=0.0):.2f} s"
+    if "bytes" in result:
+        theirs, ours = (f"{sorted(result['bytes'][side])[1] / 2**20:.0f} MiB" for side in ("trl", "osler"))
+    floor = result.get("floor")
+    seconds, share = (
+        (f"{floor['seconds']:.2f} s", f"{100 * floor['share_reached']:.0f} %") if floor else ("", "")
+    )
+    equal = list(result.get("equality", {}).values())
+    logprob = max((e["logprob"] for e in equal if "logprob" in e), default=None)
+    gradient = max((e["gradient"] for e in equal if "gradient" in e), default=None)
+    ratios = ", ".join(_named(name, value) for name, value in result.get("ratios", {}).items())
+    bars = ", ".join(_named(name, value) for name, value in result["bars"].items())
+    cells = (
+        result["row"]["name"], theirs, ours if theirs else "", ratios, bars, seconds, share,
+        "" if logprob is None else f"{logprob:.1e}", "" if gradient is None else f"{gradient:.1e}",
+    )  # fmt: skip
+    return f"| {' | '.join(cells)} |"
+
+
+def _named(name: str, value: float) -> str:
+    return f"{value:.2f}x" if name == "trl" else f"{name} {value:.2f}x"
+
+
+def plot(results: list[dict[str, Any]], path: Path) -> None:
+    """One bar per row, how much TRL's fastest variant costs over Osler; a mark where the bar to reach is."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    shown = [r for r in results if "trl" in r.get("ratios", {})]
+    names = [r["row"]["name"] for r in shown]
+    figure, axes = pyplot.subplots(figsize=(7, 0.45 * len(shown) + 1))
+    axes.barh(names, [r["ratios"]["trl"] for r in shown], color="#4878a8", height=0.6)
+    for i, r in enumerate(shown):
+        if "trl" in r["bars"]:
+            axes.plot([r["bars"]["trl"]] * 2, [i - 0.4, i + 0.4], color="black", linewidth=2)
+    axes.axvline(1, color="grey", linewidth=0.8)
+    axes.invert_yaxis()
+    axes.set_xlabel("cost of TRL 1.16.0 over Osler's (black: the bar to reach)")
+    figure.tight_layout()
+    figure.savefig(path)
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    found = read_all(folder)
+    print(table(found))
+    plot(found, folder / "ratios.svg")

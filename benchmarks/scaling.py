@@ -1,0 +1,156 @@
+"""Time and memory of Osler's rollout and update against group size, image, completion length and prompts.
+
+    python -m benchmarks.scaling [--out DIR] [--repeats N] [SWEEP ...]
+
+SWEEP: group_size, image_tokens, completion_tokens, questions; none means all. The tiny model, one thread,
+from the repository's root in the ordinary environment. A point whose result lies in DIR (runs/scaling) is not
+measured again. Each sweep gives a plot (seconds with their floor; memory) and a table: at every point the
+useful operations by part, and how steeply seconds, floor and memory grow since the point before (1: in
+proportion).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.fast_path import osler_side
+from benchmarks.fast_path.case import make_case
+from benchmarks.fast_path.floor import forward_flops, matmul_ceiling
+from benchmarks.fast_path.memory import bytes_in_own_process
+from benchmarks.fast_path.results import environment, write
+from benchmarks.fast_path.rows import SCALES, Row, Scale
+from benchmarks.fast_path.timing import median, take_turns
+
+MIDDLE = {"group_size": 8, "image_tokens": 196, "completion_tokens": 150, "questions": 2}
+SWEEPS = {
+    "group_size": (2, 4, 8, 16, 32),
+    "image_tokens": (64, 128, 256, 512, 1024),
+    "completion_tokens": (10, 40, 150, 300, 600),
+    "questions": (1, 2, 4, 8, 16),
+}
+PARTS = ("tower", "prompt", "completions", "head")
+
+
+def measure_point(sizes: dict[str, int], scale: Scale, folder: Path) -> dict[str, Any]:
+    """Seconds of rollout and update, peak bytes of the update, useful operations by part."""
+    group_size, image_tokens, tokens = (sizes[k] for k in ("group_size", "image_tokens", "completion_tokens"))
+    row = Row("point", "scaling", "update", group_size, image_tokens, tokens, bars={})
+    scale = replace(scale, questions=sizes["questions"])
+    case = make_case(row, scale, folder)
+    rollout, update = osler_side.build(case), osler_side.build_update(case)
+    rollout.rollout()
+    update.update()
+    works = {"rollout": rollout.rollout, "update": update.update}
+    seconds = {
+        name: median(runs, scale.device)
+        for name, runs in take_turns(works, scale.repeats, scale.device).items()
+    }
+    config = update.model.config
+    patches = row.image_tokens * config.vision_config.spatial_merge_size**2
+    flops = forward_flops(config, patches, scale.text_tokens, row.group_size, row.completion_tokens)
+    ceiling = matmul_ceiling(scale.device, torch.float32)
+    return {
+        "sizes": sizes,
+        "seconds": seconds,
+        "floor_seconds": {
+            "rollout": flops.rollout() * scale.questions / ceiling,
+            "update": flops.update() * scale.questions / ceiling,
+        },
+        "bytes": bytes_in_own_process("osler", row, scale, folder),
+        "share": {part: share(flops, part) for part in PARTS},
+        "environment": environment(),
+    }
+
+
+def share(flops: Any, part: str) -> float:
+    """Of one forward's useful operations; the tower's first layer counts as tower."""
+    own = getattr(flops, part) + (flops.patches if part == "tower" else 0)
+    return own / flops.total
+
+
+def steepness(before: float, after: float, growth: float) -> float:
+    """Exponent p where the value grew as growth^p."""
+    return math.log(after / before) / math.log(growth)
+
+
+def table(name: str, points: list[dict[str, Any]]) -> str:
+    """Markdown, a line per point."""
+    lines = [
+        f"| {name} | rollout s (floor) | update s (floor) | update MiB | tower / prompt / completions / head "
+        "| growth: rollout, update, their floors, memory |",
+        "|---|---|---|---|---|---|",
+    ]
+    for i, p in enumerate(points):
+        cells = [f"{p['seconds'][w]:.2f} ({p['floor_seconds'][w]:.2f})" for w in ("rollout", "update")]
+        parts = " / ".join(f"{100 * p['share'][part]:.0f} %" for part in PARTS)
+        grown = growth(points[i - 1], p, name) if i else ""
+        lines.append(
+            f"| {p['sizes'][name]} | {cells[0]} | {cells[1]} | {p['bytes'] / 2**20:.0f} | {parts} | {grown} |"
+        )
+    return "\n".join(lines)
+
+
+def growth(before: dict[str, Any], after: dict[str, Any], name: str) -> str:
+    factor = after["sizes"][name] / before["sizes"][name]
+    pairs = [(before[k][w], after[k][w]) for k in ("seconds", "floor_seconds") for w in ("rollout", "update")]
+    pairs.append((before["bytes"], after["bytes"]))
+    return ", ".join(f"{steepness(a, b, factor):.2f}" for a, b in pairs)
+
+
+def plot(name: str, points: list[dict[str, Any]], path: Path) -> None:
+    """Seconds with their floors on the left, memory on the right, all axes logarithmic."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    x = [p["sizes"][name] for p in points]
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.5))
+    for work, colour in (("rollout", "#c06030"), ("update", "#4878a8")):
+        left.plot(x, [p["seconds"][work] for p in points], "o-", color=colour, label=work)
+        left.plot(x, [p["floor_seconds"][work] for p in points], ":", color=colour, label=f"{work}, floor")
+    right.plot(x, [p["bytes"] / 2**20 for p in points], "o-", color="#4878a8", label="update")
+    for axes, label in ((left, "seconds per step"), (right, "peak MiB beyond weights and gradients")):
+        axes.set(xlabel=name.replace("_", " "), ylabel=label, xscale="log", yscale="log", xticks=x)
+        axes.set_xticklabels([str(v) for v in x])
+        axes.minorticks_off()
+        axes.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path)
+    pyplot.close(figure)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("sweeps", nargs="*", metavar="SWEEP")
+    parser.add_argument("--out", type=Path, default=Path("runs/scaling"))
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    unknown = set(arguments.sweeps) - set(SWEEPS)
+    if unknown:
+        parser.error(f"unknown sweeps {', '.join(sorted(unknown))}; there are {', '.join(SWEEPS)}")
+    torch.set_num_threads(1)
+    scale = replace(SCALES["cpu"], repeats=arguments.repeats)
+    for name in arguments.sweeps or SWEEPS:
+        points = []
+        for value in SWEEPS[name]:
+            path = arguments.out / f"{name}_{value}.json"
+            if not path.is_file():
+                found = measure_point({**MIDDLE, name: value}, scale, arguments.out / "work")
+                write(arguments.out, path.stem, {"scale": asdict(scale), **found})
+            points.append(json.loads(path.read_text(encoding="utf-8")))
+        print(table(name, points), "\n", flush=True)
+        plot(name, points, arguments.out / f"{name}.svg")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

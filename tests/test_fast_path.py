@@ -1,0 +1,300 @@
+"""The benchmarks of the fast path, at sizes that take no time; what needs TRL is in test_fast_path_trl.py."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import scaling
+from benchmarks.fast_path import __main__ as command_line
+from benchmarks.fast_path import learning, memory, osler_side, results, vllm_rollout
+from benchmarks.fast_path.case import Case, gradients, make_case
+from benchmarks.fast_path.equality import relative_difference
+from benchmarks.fast_path.floor import decode_bytes, forward_flops
+from benchmarks.fast_path.models import ASK
+from benchmarks.fast_path.rows import GROUPS, ROWS, SCALES, Row, Scale, rows_of
+from benchmarks.fast_path.timing import Seconds, median, take_turns
+
+ROOT = Path(__file__).resolve().parents[1]
+SCALE = Scale("cpu", questions=2, precision="fp32", hidden=64, layers=1, repeats=1)
+ROW = Row("row", "rows", "update", group_size=3, image_tokens=6, completion_tokens=5, bars={})
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return make_case(ROW, SCALE, tmp_path_factory.mktemp("fast_path"))
+
+
+@pytest.fixture(scope="module")
+def side(case: Case) -> osler_side.OslerSide:
+    return osler_side.build_update(case)
+
+
+def test_prompts_have_exactly_the_tokens_asked_for(case: Case, side: osler_side.OslerSide) -> None:
+    for question, ids in zip(case.first_questions, side.prompt_ids(), strict=True):
+        assert len(ids) == ROW.image_tokens + SCALE.text_tokens
+        assert ids.count(side.model.config.image_token_id) == ROW.image_tokens
+        assert ASK.user_text(question).startswith("~")
+
+
+def test_too_short_a_prompt_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the chat format alone takes"):
+        make_case(ROW, replace(SCALE, text_tokens=10), tmp_path)
+
+
+def test_an_update_takes_the_given_completions_and_leaves_the_same_gradients_each_time(
+    side: osler_side.OslerSide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_rollout(*_: Any, **__: Any) -> None:
+        raise AssertionError("an update must not sample")
+
+    monkeypatch.setattr("osler.train.grpo.trainer.complete", no_rollout)
+    side.update()
+    first = {name: g.clone() for name, g in gradients(side.model).items()}
+    side.update()
+    again = gradients(side.model)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(name.startswith("model.visual") and g.any() for name, g in first.items())
+    assert {"time/reference", "time/loss"} <= side.parts.keys()
+
+
+def test_the_policy_is_nudged_off_its_reference(side: osler_side.OslerSide) -> None:
+    reference = side.method.reference.model
+    pairs = zip(side.model.parameters(), reference.parameters(), strict=True)
+    assert not any(torch.equal(a, b) for a, b in pairs)
+
+
+def test_rollouts_have_full_length(case: Case) -> None:
+    tokens, logprobs = osler_side.build(case).rollout()
+    assert [len(ids) for ids in tokens] == [ROW.completion_tokens] * case.rows_per_step
+    assert [len(row) for row in logprobs] == [len(ids) for ids in tokens]
+
+
+def test_a_stepper_takes_whole_steps(case: Case) -> None:
+    side = osler_side.build(make_case(ROW, SCALE, case.folder, steps=2), mask_placeholders=True)
+    before = [p.clone() for p in side.model.parameters()]
+    step = side.stepper()
+    step()
+    step()
+    assert any(not torch.equal(a, b) for a, b in zip(before, side.model.parameters(), strict=True))
+    with pytest.raises(StopIteration):
+        step()
+
+
+def test_bf16_takes_the_same_code(case: Case) -> None:
+    side = osler_side.build_update(replace(case, scale=replace(SCALE, precision="bf16")))
+    side.update()
+    assert all(torch.isfinite(g).all() for g in gradients(side.model).values())
+
+
+def counted_products(side: osler_side.OslerSide) -> dict[str, int]:
+    """Operations of one forward as the modules do them: linear maps and the patch convolution, by part."""
+    found = {"patches": 0, "tower": 0, "language": 0, "head": 0}
+
+    def count(name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+            part = "head" if name == "lm_head" else "tower" if ".visual." in name else "language"
+            weights = module.weight.numel() // module.weight.shape[0]
+            if "patch_embed" in name:
+                part = "patches"
+            found[part] += 2 * output.numel() * weights
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(count(name))
+        for name, module in side.model.named_modules()
+        if isinstance(module, (nn.Linear, nn.Conv3d))
+    ]
+    side.logprobs()
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+def attention_pairs(case: Case) -> tuple[int, int, int]:
+    """(query, key) pairs of one question, one at a time: tower, prompt, completions."""
+    prompt = ROW.image_tokens + SCALE.text_tokens
+    patches = 4 * ROW.image_tokens
+    causal = sum(1 for q in range(prompt) for k in range(prompt) if k <= q)
+    own = sum(prompt + t + 1 for _ in range(ROW.group_size) for t in range(ROW.completion_tokens - 1))
+    return patches * patches, causal, own
+
+
+def test_useful_operations_are_those_that_the_modules_do(case: Case, side: osler_side.OslerSide) -> None:
+    config, question = side.model.config, SCALE.questions
+    flops = forward_flops(config, 4 * ROW.image_tokens, SCALE.text_tokens, ROW.group_size, 5)
+    linear = counted_products(side)
+    tower, prompt, completions = attention_pairs(case)
+    text, vision = config.get_text_config(), config.vision_config
+    assert question * flops.patches == linear["patches"]
+    assert question * flops.head == linear["head"]
+    assert flops.tower == linear["tower"] // question + 4 * tower * vision.embed_dim * vision.depth
+    both = 4 * (prompt + completions) * text.hidden_size * text.num_hidden_layers
+    assert flops.prompt + flops.completions == linear["language"] // question + both
+    assert flops.update() == 4 * flops.total - flops.patches
+
+
+def test_decoding_reads_weights_and_caches_once_per_token() -> None:
+    text = SimpleNamespace(
+        hidden_size=8, num_attention_heads=2, num_key_value_heads=1, intermediate_size=3,
+        num_hidden_layers=2, vocab_size=11,
+    )  # fmt: skip
+    config = SimpleNamespace(get_text_config=lambda: text)
+    numbers = 0
+    for token in range(1, 4):  # the first comes out of the prefill
+        numbers += 2 * (8 * 8 + 2 * 8 * 4 + 8 * 8 + 3 * 8 * 3) + 8 * 11
+        numbers += 2 * 2 * 4 * (5 * 7 + 6 * token)  # five prompts of 7, six rows
+    assert decode_bytes(config, prompt=7, rows=6, prompts=5, tokens=4, width=2) == 2 * numbers
+
+
+def test_sides_take_turns_and_each_begins_in_its_turn() -> None:
+    order: list[str] = []
+    sides = {name: (lambda name=name: order.append(name)) for name in "abc"}
+    seconds = take_turns(sides, 4, "cpu")
+    assert "".join(order) == "abcbcacababc"
+    assert all(len(runs) == 4 for runs in seconds.values())
+
+
+def test_the_median_is_of_the_clock_that_counts() -> None:
+    runs = [Seconds(wall=9, process=1), Seconds(wall=8, process=3), Seconds(wall=7, process=2)]
+    assert median(runs, "cpu") == 2 and median(runs, "cuda") == 8
+
+
+def test_relative_difference_by_hand() -> None:
+    b = {"large": torch.tensor([3.0, 4.0]), "small": torch.tensor([0.5]), "noise": torch.tensor([1e-9])}
+    a = {"large": torch.tensor([3.0, 4.1]), "small": torch.tensor([0.6]), "noise": torch.tensor([1e-8])}
+    whole, worst, name = relative_difference(a, b)
+    assert whole == pytest.approx((0.01 + 0.01) ** 0.5 / 25.25**0.5, rel=1e-4)
+    assert name == "small" and worst == pytest.approx(0.2, rel=1e-5)
+    with pytest.raises(ValueError, match="different parameters"):
+        relative_difference(a, {"large": b["large"]})
+
+
+def test_rows_by_group_and_by_name() -> None:
+    assert [r.name for r in rows_of(["update-g8"])] == ["update-g8-196", "update-g8-512"]
+    assert rows_of([]) == ROWS and len(rows_of(["memory", "memory-g8-512"])) == 1
+    with pytest.raises(ValueError, match="unknown rows"):
+        rows_of(["update"])
+
+
+def test_peak_memory_is_what_the_work_holds_at_once() -> None:
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("the peak of a CPU process is read from Linux's /proc")
+    size = 2**26
+
+    def work() -> None:
+        torch.ones(size, dtype=torch.uint8)  # freed before the next
+        torch.ones(size, dtype=torch.uint8)
+
+    assert 0.99 * size <= memory._peak_beyond(work, "cpu") < 1.2 * size
+
+
+def result_of(name: str, ratio: float, bar: float) -> dict[str, Any]:
+    floor = {"seconds": 0.5, "share_reached": 0.25}
+    duel = {"median_theirs": 2 * ratio, "median_ours": 2.0}
+    return {
+        "row": {"name": name}, "ratios": {"trl": ratio}, "bars": {"trl": bar}, "duels": [duel],
+        "floor": floor, "equality": {"TRL": {"logprob": 2e-6, "gradient": 3e-6}},
+    }  # fmt: skip
+
+
+def test_results_are_read_back_in_the_order_of_the_table(tmp_path: Path) -> None:
+    results.write(tmp_path, "rollout-g8-196", result_of("rollout-g8-196", 3.0, 2.0))
+    results.write(tmp_path, "update-g8-512", result_of("update-g8-512", 8.0, 7.0))
+    found = results.read_all(tmp_path)
+    lines = results.table(found).splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| update-g8-512", "| rollout-g8-196"]
+    assert "| 16.00 s | 2.00 s | 8.00x | 7.00x | 0.50 s | 25 % | 2.0e-06 | 3.0e-06 |" in lines[2]
+    assert len({line.count("|") for line in lines}) == 1
+    results.plot(found, tmp_path / "ratios.svg")
+    assert "<svg" in (tmp_path / "ratios.svg").read_text()
+    assert results.verdicts({"trl": 3.0, "static": 1.0}, {"trl": 2.0, "static": 1.5}) == {
+        "trl": True,
+        "static": False,
+    }
+
+
+def test_learning_is_compared_by_area_and_by_second() -> None:
+    def run(area: float, seconds: float) -> learning.Learnt:
+        return learning.Learnt([area - 0.1, area + 0.1], seconds, 2 * seconds)
+
+    ours = {0: run(0.50, 10.0), 1: run(0.60, 10.0), 7: run(0.1, 1.0)}  # seed 7 has no partner
+    theirs = {0: run(0.51, 40.0), 1: run(0.59, 40.0)}
+    found = learning.compare(ours, theirs, "think")
+    assert found["seeds"] == 2 and found["area_osler"] == pytest.approx(0.55)
+    # differences -0.01 and +0.01: standard error 0.01, t(0.95, 1) = 6.3138
+    assert found["difference_high"] == pytest.approx(0.063138, rel=1e-4) and not found["equal"]
+    assert found["per_second"] == pytest.approx(4 * (50 / 51 + 60 / 59) / 2)
+
+
+def test_scaling_measures_a_point_and_says_how_steeply_it_grows(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.fast_path.floor.SECONDS_PER_SIDE", 0.01)
+    monkeypatch.setattr(scaling, "bytes_in_own_process", memory.update_bytes)  # a process takes seconds
+    sizes = {"group_size": 2, "image_tokens": 6, "completion_tokens": 3, "questions": 1}
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("the peak of a CPU process is read from Linux's /proc")
+    point = scaling.measure_point(sizes, SCALE, case.folder)
+    assert sum(point["share"].values()) == pytest.approx(1)
+    assert point["seconds"].keys() == point["floor_seconds"].keys() == {"rollout", "update"}
+    other = {**point, "sizes": {**sizes, "group_size": 4}, "bytes": 4 * max(1, point["bytes"])}
+    point["bytes"] = max(1, point["bytes"])
+    assert scaling.growth(point, other, "group_size") == "0.00, 0.00, 0.00, 0.00, 2.00"
+    assert len(scaling.table("group_size", [point, other]).splitlines()) == 4
+    scaling.plot("group_size", [point, other], tmp_path / "plot.svg")
+    assert "<svg" in (tmp_path / "plot.svg").read_text()
+
+
+def test_the_scripts_know_the_rows() -> None:
+    script = (ROOT / "benchmarks" / "gpu.sh").read_text(encoding="utf-8")
+    assert all(group in script for group in GROUPS)
+    assert all({"cpu", "cuda"} >= row.bars.keys() for row in ROWS) and SCALES.keys() == {"cpu", "cuda"}
+    shown = run_gpu_script("--help")
+    assert "--wheels DIR" in shown.stdout and "set -euo" not in shown.stdout
+
+
+def run_gpu_script(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", str(ROOT / "benchmarks" / "gpu.sh"), *arguments],
+        env={**os.environ, "PYTHON": sys.executable, "DEVICE": "cpu"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+
+
+def test_the_gpu_script_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    results.write(tmp_path, "memory-g8-512", result_of("memory-g8-512", 4.0, 3.0))
+    done = run_gpu_script("memory", "--out", str(tmp_path))
+    assert "there already" in done.stderr and "| 4.00x | 3.00x |" in done.stdout
+
+
+def test_an_unknown_row_is_a_wrong_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["fast_path", "nonsense", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as stopped:
+        command_line.main()
+    assert stopped.value.code == 2 and "unknown rows nonsense" in capsys.readouterr().err
+
+
+def test_beside_vllm_every_round_has_fresh_images_and_full_groups(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_rollout, "TOKENS", 3)
+    rounds = vllm_rollout.rounds_of(case, 2)
+    images = [Path(q.images[0]).read_bytes() for questions in rounds for q in questions]
+    assert len(rounds) == 2 and len(set(images)) == 2 * SCALE.questions
+    run = vllm_rollout.osler_rollout(case, rounds)
+    for _ in rounds:
+        groups: Any = run()
+        assert [[len(c.token_ids) for c in group] for group in groups] == [[3] * 8] * SCALE.questions
