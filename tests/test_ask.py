@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from osler.ask import Answer, ask, parse_choices, print_answer, printable, read_answer
+from osler.ask import Answer, ask, parse_choices, print_answer, read_answer
 from osler.cli import main
 from osler.errors import BadInput
+from osler.evaluate.printed import printable
 from osler.policy.load import load_policy
 from osler.prompts import TEMPLATES
 from osler.records import Completion, Question

@@ -25,6 +25,7 @@ OPTIONS = {
         "--choices", "--help", "--json", "--max-completion-tokens", "--template",
         "IMAGE", "MODEL", "QUESTION",
     ],
+    "osler compare": ["--help", "--json", "--margin", "--out", "RUN_A", "RUN_B"],
     "osler data check": [
         "--group", "--help", "--images", "--json", "--modality", "--no-images", "--skip-bad", "DATA",
     ],
@@ -107,6 +108,7 @@ def test_help_and_usage_errors_import_nothing_heavy(arguments: str) -> None:
         ("data convert /nowhere /tmp/x --split sideways", "sideways"),
         ("data convert /nowhere /tmp/x --fractions half", "half"),
         ("phantom /proc/nowhere --images -1", "-1"),
+        ("compare /nowhere/a /nowhere/b", "/nowhere/a: no predictions"),
         ("ask phantom-base /nowhere.png Which? --choices one", "1 choices"),
         ("grpo no_such_recipe --out o", "no_such_recipe"),
     ],

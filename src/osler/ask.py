@@ -17,6 +17,7 @@ from rich.markup import escape
 from osler.answers import extract_answer, outcome_of
 from osler.data.images import open_image
 from osler.errors import BadInput
+from osler.evaluate.printed import printable
 from osler.evaluate.trained import how_trained
 from osler.policy.load import Policy, load_policy
 from osler.prompts import Template, get_template, thinking_spans
@@ -173,12 +174,3 @@ def print_answer(answer: Answer, console: Console) -> None:
             say(f"  {letter}) {100 * share:5.1f} %  {escape(printable(choice))}")
         say(f"  {UNCALIBRATED}")
     say(RESEARCH_USE)
-
-
-def printable(text: str) -> str:
-    """Text that cannot drive a terminal: control characters other than new lines are written out.
-
-    >>> printable("ok\\x1b[31m")
-    'ok[U+001B][31m'
-    """
-    return "".join(c if c.isprintable() or c in "\n\t" else f"[U+{ord(c):04X}]" for c in text)

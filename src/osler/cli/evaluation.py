@@ -1,4 +1,4 @@
-"""The commands that ask a model and look at what came of it: evaluate, ask, report."""
+"""The commands that ask a model and look at what came of it: evaluate, ask, report, compare."""
 
 from __future__ import annotations
 
@@ -148,3 +148,33 @@ def report(
             "notes": facts.notes,
         }
         output.result(shown, f"{facts.path}: {len(facts.runs)} runs, {facts.num_bytes / 1e6:.1f} MB")
+
+
+@app.command()
+def compare(
+    run_a: Annotated[Path, typer.Argument(metavar="RUN_A", help="Evaluation run folder.")],
+    run_b: Annotated[Path, typer.Argument(metavar="RUN_B", help="Another over the same questions.")],
+    margin: Annotated[
+        float | None,
+        typer.Option(metavar="POINTS", help="Non-inferiority of b: percentage points, fixed beforehand."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="HTML page to write as well.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Two runs over the same questions: paired tests, intervals, gained and lost questions, by group."""
+    with Output(as_json) as output:
+        from osler.evaluate.compare import compare_runs, comparison_to_json
+        from osler.evaluate.compare_table import print_comparison
+
+        found = compare_runs(run_a, run_b, None if margin is None else margin / 100)
+        if out is not None:
+            from osler.report.page import write_report
+
+            facts = write_report([run_a, run_b], out, "Osler comparison", comparisons=found)
+            output.note(f"{facts.path}: {facts.num_bytes / 1e6:.1f} MB")
+
+        def show(console: Any) -> None:
+            for comparison in found:
+                print_comparison(comparison, console)
+
+        output.result({"test_sets": [comparison_to_json(c) for c in found]}, show)

@@ -20,7 +20,7 @@ from typing import Any
 
 from osler.errors import BadInput
 from osler.evaluate.scoring import DEFAULT_SCORER
-from osler.records import Extraction, Modality, Outcome, Prediction, Question, QuestionType
+from osler.records import LETTERS, Extraction, Modality, Outcome, Prediction, Question, QuestionType
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +65,39 @@ class StoredPredictions:
     header: Header
     predictions: tuple[Prediction, ...]  # one per question id, in the order they were first written
     question_digests: Mapping[str, str]  # question id -> `question_digest` at the time of asking
+    line_numbers: Mapping[str, int]  # question id -> where its answer stands in the file, from 1
     num_bytes: int  # length of the intact part of the file
     torn: bool  # whether half a line was dropped from the end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuestionText:
+    """What the pages show of a question; one line of `questions/<name>.jsonl`."""
+
+    id: str
+    text: str
+    choices: tuple[str, ...]
+    images: tuple[str, ...]  # paths as they were when the question was asked
+
+
+def read_questions(path: str | Path) -> dict[str, QuestionText]:
+    """Question id -> text, of the file beside the predictions. Raises BadInput naming a damaged line."""
+    found = {}
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").rstrip("\n").split("\n"), start=1):
+        try:
+            row = json.loads(line)
+            question = QuestionText(
+                id=str(row["id"]),
+                text=str(row["text"]),
+                choices=tuple(map(str, row["choices"])),
+                images=tuple(map(str, row["images"])),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadInput(f"{path}:{number}: not a question ({error!r})") from error
+        if len(question.choices) > len(LETTERS):
+            raise BadInput(f"{path}:{number}: more than {len(LETTERS)} choices")
+        found[question.id] = question
+    return found
 
 
 def question_digest(question: Question, image_digest: str) -> str:
@@ -125,6 +156,7 @@ def read_predictions(path: str | Path) -> StoredPredictions:
     header = _parse_header(path, lines[0])
     rows: dict[str, Prediction] = {}
     digests: dict[str, str] = {}
+    line_numbers: dict[str, int] = {}
     for number, line in enumerate(lines[1:], start=2):
         try:
             row = json.loads(line)
@@ -137,10 +169,12 @@ def read_predictions(path: str | Path) -> StoredPredictions:
             raise BadInput(f"{path}:{number}: a second answer to question {prediction.question_id!r}")
         rows[prediction.question_id] = prediction
         digests[prediction.question_id] = digest
+        line_numbers[prediction.question_id] = number
     return StoredPredictions(
         header=header,
         predictions=tuple(rows.values()),
         question_digests=digests,
+        line_numbers=line_numbers,
         num_bytes=len(intact),
         torn=len(intact) < len(data),
     )

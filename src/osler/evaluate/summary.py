@@ -89,7 +89,7 @@ class Summary:
     errors: Mapping[str, str]  # question id -> technical failure; counted in n as not correct
 
 
-_SCOPES: dict[str, Callable[[Prediction], str]] = {
+SCOPES: dict[str, Callable[[Prediction], str]] = {
     "modality": lambda p: p.modality.value,
     "question_type": lambda p: p.question_type.value,
     "dataset": lambda p: p.dataset or "unnamed",
@@ -143,16 +143,16 @@ def summarize(predictions: Sequence[Prediction], header: Header, blind: BlindBas
         raise BadInput(f"{header.name}: no predictions to summarise")
     groups: list[Row] = []
     macro: list[Macro] = []
-    for scope, key in _SCOPES.items():
+    for scope, key in SCOPES.items():
         values = sorted({key(p) for p in predictions})
         if len(values) < 2:
             continue
-        rows = [_row([p for p in predictions if key(p) == v], scope, v, blind) for v in values]
+        rows = [row_of([p for p in predictions if key(p) == v], scope, v, blind) for v in values]
         groups.extend(rows)
         macro.append(_macro(predictions, [key(p) for p in predictions], scope, rows))
     return Summary(
         header=header,
-        overall=_row(predictions, "overall", "", blind),
+        overall=row_of(predictions, "overall", "", blind),
         groups=tuple(groups),
         macro=tuple(macro),
         blind_source=blind.source,
@@ -161,7 +161,8 @@ def summarize(predictions: Sequence[Prediction], header: Header, blind: BlindBas
     )
 
 
-def _row(predictions: Sequence[Prediction], scope: str, value: str, blind: BlindBaseline) -> Row:
+def row_of(predictions: Sequence[Prediction], scope: str, value: str, blind: BlindBaseline) -> Row:
+    """The numbers of one group of questions, which is called `value` within `scope`."""
     correct = [p.correct for p in predictions]
     parsed = [p for p in predictions if p.extraction.index is not None]
     parsed_correct = [p.correct for p in parsed]

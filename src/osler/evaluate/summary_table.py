@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from osler.evaluate.stats import Interval
+from osler.evaluate.printed import percent, percent_range
 from osler.evaluate.summary import Macro, Row, Summary
 
 _ERRORS_SHOWN = 5
@@ -16,9 +16,9 @@ def print_summary(summary: Summary, console: Console) -> None:
     """Print every group with accuracy, interval, n, chance and blind baseline, and what else is to know."""
     console.print(_table(summary))
     row = summary.overall
-    among = "" if row.parsed_accuracy is None else f", accuracy among them {_percent(row.parsed_accuracy)} %"
-    interval = f" ({_range(row.parsed_interval)})" if row.parsed_interval else ""
-    console.print(f"Parsed: {row.num_parsed} of {row.n} ({_percent(row.parse_rate)} %){among}{interval}.")
+    among = "" if row.parsed_accuracy is None else f", accuracy among them {percent(row.parsed_accuracy)} %"
+    interval = f" ({percent_range(row.parsed_interval)})" if row.parsed_interval else ""
+    console.print(f"Parsed: {row.num_parsed} of {row.n} ({percent(row.parse_rate)} %){among}{interval}.")
     counts = [(row.num_truncated, "truncated"), (row.outcomes.get("refused", 0), "refused")]
     console.print(
         "; ".join(f"{n} {word}" for n, word in counts) + f"; {len(summary.errors)} failed technically."
@@ -57,10 +57,10 @@ def _add_row(table: Table, row: Row) -> None:
     table.add_row(
         escape(row.value.replace("_", " ") if row.scope != "dataset" else row.value) or "all questions",
         str(row.n),
-        _percent(row.accuracy),
-        _range(row.interval),
-        _percent(row.chance),
-        _percent(row.blind_accuracy),
+        percent(row.accuracy),
+        percent_range(row.interval),
+        percent(row.chance),
+        percent(row.blind_accuracy),
     )
 
 
@@ -68,16 +68,8 @@ def _add_macro(table: Table, macro: Macro) -> None:
     table.add_row(
         f"mean of {macro.num_groups} (macro)",
         "",
-        _percent(macro.accuracy),
-        _range(macro.interval),
-        _percent(macro.chance),
-        _percent(macro.blind_accuracy),
+        percent(macro.accuracy),
+        percent_range(macro.interval),
+        percent(macro.chance),
+        percent(macro.blind_accuracy),
     )
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"
-
-
-def _range(interval: Interval) -> str:
-    return f"{_percent(interval.low)}–{_percent(interval.high)}"

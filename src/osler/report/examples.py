@@ -16,10 +16,10 @@ from PIL import Image
 
 from osler.data.images import image_digest, open_image
 from osler.errors import BadInput
-from osler.evaluate.predictions import StoredPredictions
+from osler.evaluate.predictions import QuestionText, StoredPredictions
 from osler.prompts import thinking_spans
 from osler.records import LETTERS, Outcome, Prediction
-from osler.report.runs import Evaluated, QuestionText, Run
+from osler.report.runs import Evaluated, Run
 
 MAX_SIDE = 320  # pixels of an embedded image
 MAX_TEXT = 6000  # characters shown of one completion
@@ -96,17 +96,29 @@ def cards_for(test_set: str, runs: Sequence[Run], most: int) -> list[Card]:
     Questions are taken in the order of a hash of their id, the outcomes in turn and for each outcome the
     runs in turn, modalities that have been shown least first: nobody chose them by hand.
     """
-    asked = [
-        _Asked(run, e, {p.question_id: p for p in e.stored.predictions})
-        for run in runs
-        for e in run.evaluations
-        if e.summary.header.name == test_set
-    ]
+    asked = _asked([(r, e) for r in runs for e in r.evaluations if e.summary.header.name == test_set])
+    texts = _texts(asked)
+    chosen = _choose([one.predictions for one in asked], set(texts), most)
+    return [_card(number, texts[i], i, asked) for number, i in enumerate(chosen, start=1)]
+
+
+def cards_about(evaluations: Sequence[tuple[Run, Evaluated]], question_ids: Sequence[str]) -> dict[str, Card]:
+    """Question id -> card, for those of `question_ids` whose text is known; one reply per evaluation."""
+    asked = _asked(evaluations)
+    texts = _texts(asked)
+    known = [i for i in question_ids if i in texts]
+    return {i: _card(number, texts[i], i, asked) for number, i in enumerate(known, start=1)}
+
+
+def _asked(evaluations: Sequence[tuple[Run, Evaluated]]) -> list[_Asked]:
+    return [_Asked(run, e, {p.question_id: p for p in e.stored.predictions}) for run, e in evaluations]
+
+
+def _texts(asked: Sequence[_Asked]) -> dict[str, QuestionText]:
     texts: dict[str, QuestionText] = {}
     for one in asked:
         texts.update({i: q for i, q in one.evaluated.questions.items() if i not in texts})
-    chosen = _choose([one.predictions for one in asked], set(texts), most)
-    return [_card(number, texts[i], i, asked) for number, i in enumerate(chosen, start=1)]
+    return texts
 
 
 def _choose(predictions: Sequence[Mapping[str, Prediction]], known: set[str], most: int) -> list[str]:

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from osler import __version__
+from osler.evaluate.compare import Comparison
+from osler.report.comparison import ComparisonSection, comparison_sections
 from osler.report.curves import Level, Panel, training_panels, validation_panel
 from osler.report.examples import Card, cards_for, visible
 from osler.report.groups import Group, groups_of
@@ -53,9 +55,11 @@ def write_report(
     title: str = "Osler report",
     cards: int = CARDS_PER_TEST_SET,
     progress: Callable[[str], None] = lambda text: None,
+    comparisons: Sequence[Comparison] = (),
 ) -> PageFacts:
     """Write one page about all runs under `paths` (run folders, or folders that hold them) to `out`.
 
+    `comparisons` are of runs among them and get a section each, before everything else.
     Raises BadInput where a path holds no run or a file in it is damaged.
     """
     runs = []
@@ -71,7 +75,8 @@ def write_report(
     for number, run in enumerate(runs, start=1):
         progress(f"curves of {run.label}")
         sections.append(_section(f"run{number}", run))
-    html = _render(title, overview(runs), tables, galleries, sections, _asked_about_phantoms(runs))
+    compared = comparison_sections(comparisons, runs)
+    html = _render(title, overview(runs), tables, galleries, sections, compared, _asked_about_phantoms(runs))
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(out.name + ".partial")
@@ -133,16 +138,20 @@ def _render(
     tables: Sequence[TestSet],
     galleries: Sequence[tuple[str, Sequence[Card]]],
     sections: Sequence[_RunSection],
+    compared: Sequence[ComparisonSection],
     is_phantom: bool,
 ) -> str:
-    folder = resources.files("osler.report") / "templates"
-    style = (folder / "style.css").read_text(encoding="utf-8")
+    style = (resources.files("osler.report") / "templates" / "style.css").read_text(encoding="utf-8")
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, finalize=_shown, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("osler.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.globals["svg"] = Markup  # only our own drawings pass through it
-    template = environment.from_string((folder / "page.html.j2").read_text(encoding="utf-8"))
-    return template.render(
+    return environment.get_template("page.html.j2").render(
         title=title,
         version=__version__,
         style=Markup(style),
@@ -152,6 +161,7 @@ def _render(
         grid=strip_grid(),
         galleries=[(name, cards) for name, cards in galleries if cards],
         sections=sections,
+        comparisons=compared,
         is_phantom=is_phantom,
     )
 

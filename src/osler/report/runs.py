@@ -10,22 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from osler.errors import BadInput
-from osler.evaluate.predictions import StoredPredictions, read_predictions
+from osler.evaluate.predictions import (
+    QuestionText,
+    StoredPredictions,
+    read_predictions,
+    read_questions,
+)
 from osler.evaluate.summary import Summary, read_summaries
-from osler.records import LETTERS
 
 _MARKERS = ("metrics.jsonl", "summary.json", "predictions")
 _STUDY_DEPTH = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuestionText:
-    """What a page shows of a question."""
-
-    id: str
-    text: str
-    choices: tuple[str, ...]
-    images: tuple[str, ...]  # paths as they were when the question was asked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,22 +183,7 @@ def _evaluations(path: Path, notes: list[str]) -> Iterator[Evaluated]:
 
 
 def _questions(path: Path, notes: list[str]) -> Mapping[str, QuestionText]:
-    if not path.exists():
-        notes.append(f"questions/{path.name} is missing: no examples from this test set")
-        return {}
-    found = {}
-    for number, line in _lines(path, notes):
-        row = _parse(path, number, line)
-        try:
-            question = QuestionText(
-                id=str(row["id"]),
-                text=str(row["text"]),
-                choices=tuple(map(str, row["choices"])),
-                images=tuple(map(str, row["images"])),
-            )
-        except (KeyError, TypeError) as error:
-            raise BadInput(f"{path}:{number}: not a question ({error!r})") from error
-        if len(question.choices) > len(LETTERS):
-            raise BadInput(f"{path}:{number}: more than {len(LETTERS)} choices")
-        found[question.id] = question
-    return found
+    if path.exists():
+        return read_questions(path)
+    notes.append(f"questions/{path.name} is missing: no examples from this test set")
+    return {}

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from osler.evaluate.printed import NONE, percent, percent_range, points
 from osler.evaluate.stats import Interval
 from osler.evaluate.summary import Macro, Row, Summary
 from osler.records import Modality
@@ -73,15 +74,6 @@ class TestSet:
     overall: Block
     groups: tuple[Block, ...]
     failed: tuple[tuple[str, str, str], ...]  # model, question id, what went wrong
-
-
-def percent(value: float | None) -> str:
-    """A fraction as a percentage with one decimal; a dash where there is none."""
-    return "–" if value is None else f"{100 * value:.1f}"
-
-
-def interval_text(interval: Interval | None) -> str:
-    return "–" if interval is None else f"{percent(interval.low)}–{percent(interval.high)}"
 
 
 def test_sets(runs: Sequence[Run]) -> list[TestSet]:
@@ -181,7 +173,7 @@ def _line(label: str, summary: Summary, row: Row) -> Line:
         model=label,
         template=summary.header.template,
         accuracy=percent(row.accuracy),
-        interval=interval_text(row.interval),
+        interval=percent_range(row.interval),
         strip=_strip(row.accuracy, row.interval, row.chance, row.blind_accuracy),
         n=str(row.n),
         chance=percent(row.chance),
@@ -189,7 +181,7 @@ def _line(label: str, summary: Summary, row: Row) -> Line:
         over_blind=_difference(row.accuracy, row.blind_accuracy),
         parsed=percent(row.parse_rate),
         parsed_accuracy=percent(row.parsed_accuracy),
-        parsed_interval=interval_text(row.parsed_interval) if row.parsed_interval else "",
+        parsed_interval=percent_range(row.parsed_interval) if row.parsed_interval else "",
         trouble=", ".join(f"{count} {word}" for count, word in trouble if count) or "none",
     )
 
@@ -199,7 +191,7 @@ def _macro_line(label: str, summary: Summary, macro: Macro) -> Line:
         model=label,
         template=summary.header.template,
         accuracy=percent(macro.accuracy),
-        interval=interval_text(macro.interval),
+        interval=percent_range(macro.interval),
         strip=_strip(macro.accuracy, macro.interval, macro.chance, macro.blind_accuracy),
         n=str(summary.overall.n),
         chance=percent(macro.chance),
@@ -217,7 +209,7 @@ def _blind_n(row: Row) -> str:
 
 
 def _difference(accuracy: float, blind: float | None) -> str:
-    return "–" if blind is None else f"{100 * (accuracy - blind):+.1f}".replace("-", "−")
+    return NONE if blind is None else points(accuracy - blind)
 
 
 def _strip(accuracy: float, interval: Interval, chance: float, blind: float | None) -> Strip:
