@@ -164,9 +164,9 @@ def write_training(run: Path, steps: int = 30) -> None:
             }
         )
         if step % 10 == 0:
-            rows.append(
-                {"step": step, "progress/questions": 8.0 * step, "eval/accuracy/mri": 0.2 + step / 100}
-            )
+            values = {"accuracy": 0.2, "accuracy_low": 0.1, "accuracy_high": 0.3}
+            measured = {f"eval/{name}/mri": value + step / 100 for name, value in values.items()}
+            rows.append({"step": step, "progress/questions": 8.0 * step, **measured})
     (run / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     (run / "validation.json").write_text(
         json.dumps({"mri": {"n": 50, "chance": 0.25, "blind_accuracy": 0.31}})
@@ -244,6 +244,7 @@ def test_page_is_self_contained_and_says_its_numbers(study: Path, tmp_path: Path
         "d" * 64,
         "question visits",
         "mri: blind baseline",
+        "0.5 (0.4–0.6, n 50)",
         "0.31",
         "First group of rollouts, step 1",
         "Last group of rollouts, step 30",

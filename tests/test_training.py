@@ -25,6 +25,7 @@ from osler.runtime import Stop, World
 from osler.tracking import JsonLines
 from osler.train import loop as loops
 from osler.train.loop import build_learner
+from osler.train.run import describe
 from training_case import config, questions, run
 
 
@@ -327,7 +328,16 @@ def test_validation_curve_and_best_checkpoint(tiny_folder: Path, image_folder: P
     assert summary["best"]["step"] == -max(trained)[1]
     kept = checkpoints.complete_steps(tmp_path / "run")
     assert set(kept) == {summary["best"]["step"], 6}
+    best = summary["best"]
+    for record in curve:
+        low, high = (record[f"eval/accuracy_{end}/mri"] for end in ("low", "high"))
+        assert 0 <= low <= record["eval/accuracy/mri"] <= high <= 1 and high - low > 0.1
+    assert (best["name"], best["n"], best["chance"]) == ("mri", 4, pytest.approx(1 / 3))
+    (line,) = describe(summary).splitlines()[1:]
+    for part in (f"best: step {best['step']}, mri: accuracy", "n 4", "chance 33.3", "blind ", "parsed "):
+        assert part in line, line
     facts = json.loads((tmp_path / "run" / "validation.json").read_text())
+    assert best["blind_accuracy"] == facts["mri"]["blind_accuracy"]
     assert facts["mri"]["n"] == 4 and facts["mri"]["chance"] == pytest.approx(1 / 3)
     assert 0 <= facts["ct"]["blind_accuracy"] <= 1
 

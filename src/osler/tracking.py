@@ -36,7 +36,14 @@ METRICS: Mapping[str, str] = {
     "throughput/tokens_per_second": "completion tokens of the step per second of it",
     "memory/peak_bytes": "peak device memory (CUDA) or resident memory of the process (CPU)",
 }
-METRIC_FAMILIES = ("reward/", "eval/accuracy/", "eval/parse_rate/")
+METRIC_FAMILIES = (
+    "reward/",
+    "eval/accuracy/",
+    "eval/accuracy_low/",
+    "eval/accuracy_high/",
+    "eval/parse_rate/",
+    "eval/parsed_accuracy/",
+)
 
 
 def check_metric_names(metrics: Mapping[str, float]) -> None:

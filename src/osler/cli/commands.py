@@ -225,6 +225,7 @@ def _train(
     method: str, recipe: str, out: Path, overrides: list[str] | None, resume: bool, as_json: bool
 ) -> None:
     with Output(as_json, with_model=True) as output:
-        from osler.train.run import run_recipe
+        from osler.train.run import describe, run_recipe
 
-        output.result(run_recipe(method, recipe, out, overrides or [], resume))
+        summary = run_recipe(method, recipe, out, overrides or [], resume)
+        output.result(summary, describe(summary))

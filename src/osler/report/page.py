@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from markupsafe import Markup
 from osler import __version__
 from osler.evaluate.compare import Comparison
 from osler.report.comparison import ComparisonSection, comparison_sections
-from osler.report.curves import Level, Panel, training_panels, validation_panel
+from osler.report.curves import Legend, Level, Panel, training_panels, validation_panel
 from osler.report.examples import Card, cards_for, visible
 from osler.report.groups import Group, groups_of
 from osler.report.runs import Run, find_runs, read_run
@@ -94,7 +94,8 @@ def write_report(
 
 def _section(key: str, run: Run) -> _RunSection:
     first = validation_panel(run.metrics, _validation_levels(run), key)
-    panels = ([first] if first is not None else []) + training_panels(run.metrics, key)
+    panels = [] if first is None else [replace(first, legend=tuple(_with_interval(first.legend, run)))]
+    panels += training_panels(run.metrics, key)
     headers = [
         (e.summary.header.name, tuple(flatten({**e.summary.header.identity, "data": e.summary.header.data})))
         for e in run.evaluations
@@ -118,6 +119,17 @@ def _validation_levels(run: Run) -> dict[str, list[Level]]:
         marks = [Level(f"{name}: {word}", facts[key]) for key, word in _MARKS if facts.get(key) is not None]
         found[name] = marks
     return found
+
+
+def _with_interval(legend: Sequence[Legend], run: Run) -> Iterator[Legend]:
+    """The last accuracy of a validation set gets its 95 % interval and n."""
+    for line in legend:
+        bounds = [run.metrics.get(f"eval/accuracy_{end}/{line.name}", ()) for end in ("low", "high")]
+        n = run.validation.get(line.name, {}).get("n")
+        if all(bounds) and n is not None:
+            low, high = (points[-1][1] for points in bounds)
+            line = replace(line, last=f"{line.last} ({low:.3g}–{high:.3g}, n {n})")
+        yield line
 
 
 _MARKS = (("chance", "chance"), ("blind_accuracy", "blind baseline"))

@@ -24,17 +24,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 
 from osler import checkpoint as checkpoints
-from osler.answers import extract_answer
 from osler.config import TrainConfig, to_json
 from osler.errors import BadInput
 from osler.optim import build_optimizer, clip_gradients, learning_rate
 from osler.policy.load import Policy, load_policy
 from osler.prompts import Template
-from osler.records import Question
-from osler.rollout.engine import complete
-from osler.rollout.sampling import Sampling
 from osler.runtime import SignalWatch, Stop, World
 from osler.tracking import JsonLines, check_metric_names
+from osler.train.validation import ValidationSet, validate
 
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
@@ -158,12 +155,6 @@ def frozen_copy(policy: Policy) -> Any:
     return copy.deepcopy(policy.model).requires_grad_(False).eval()
 
 
-@dataclass(frozen=True)
-class ValidationSet:
-    name: str
-    questions: tuple[Question, ...]
-
-
 class TrainingLoop:
     """Runs a method to its last step in a run folder."""
 
@@ -278,31 +269,21 @@ class TrainingLoop:
             return False
         if not force and self.visits // every == self.validated_at // every:
             return False
-        metrics: dict[str, float] = {"progress/questions": float(self.visits)}
-        for one in self.validation:
-            accuracy, parse_rate = self._accuracy(one)
-            metrics[f"eval/accuracy/{one.name}"] = accuracy
-            metrics[f"eval/parse_rate/{one.name}"] = parse_rate
-        self._log(metrics)
-        self.validated_at = self.visits
-        accuracy = metrics[f"eval/accuracy/{self.validation[0].name}"]
-        if self.step > 0 and (self.best is None or accuracy > self.best["accuracy"]):
-            self.best = {"step": self.step, "accuracy": accuracy, "set": self.validation[0].name}
-        return self.step > 0
-
-    def _accuracy(self, one: ValidationSet) -> tuple[float, float]:
-        """Greedy accuracy (unparsed counts as wrong) and parse rate."""
         limit = self.config.grpo.max_completion_tokens
-        mine = self.world.share(one.questions)
-        completions = complete(self.learner.policy, mine, self.template, Sampling(limit)) if mine else []
-        read = [
-            extract_answer(group[0].text, question.choices).index
-            for question, group in zip(mine, completions, strict=True)
-        ]
-        scored = [(i is not None, i == q.answer_index) for i, q in zip(read, mine, strict=True)]
-        everyone = [pair for part in self.world.gather(scored) for pair in part]
-        parsed = sum(p for p, _ in everyone) / len(everyone)
-        return sum(c for _, c in everyone) / len(everyone), parsed
+        policy = self.learner.policy
+        found = list(validate(policy, self.template, limit, self.world, self.validation, self.run))
+        self._log(
+            {
+                "progress/questions": float(self.visits),
+                **{name: value for one in found for name, value in one.metrics().items()},
+            }
+        )
+        for one in found:
+            self.console.print(f"step {self.step}, {one}", highlight=False)
+        self.validated_at = self.visits
+        if self.step > 0 and (self.best is None or found[0].accuracy > self.best["accuracy"]):
+            self.best = {"step": self.step, **found[0].to_json()}
+        return self.step > 0
 
     def _save(self) -> None:
         pending = self.method.pending()  # collective: every process takes part

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -17,20 +17,19 @@ import torch
 from rich.console import Console
 
 from osler import checkpoint as checkpoints
-from osler.audit.blind import blind_accuracy
 from osler.config import DataConfig, ModelConfig, TrainConfig, load_config, to_json
 from osler.data.images import image_digest
 from osler.data.load import load_questions
 from osler.errors import BadInput
-from osler.evaluate.stats import chance_level
 from osler.policy.load import checkpoint_folder, model_digest
 from osler.prompts import get_template
 from osler.records import Question
 from osler.rewards import build_rubric
 from osler.runtime import World, process_world
 from osler.train.grpo.trainer import GrpoMethod
-from osler.train.loop import Learner, TrainingLoop, ValidationSet, build_learner, check_resumable, frozen_copy
+from osler.train.loop import Learner, TrainingLoop, build_learner, check_resumable, frozen_copy
 from osler.train.sft import ExamplesAt, SftMethod, answer_examples, baseline_steps
+from osler.train.validation import ValidationSet, validated_from_json, write_facts
 
 PACKAGES = ("torch", "transformers", "peft", "safetensors", "numpy", "pillow", "scikit-learn")
 
@@ -46,6 +45,19 @@ def run_recipe(
     if config.method != method:
         raise BadInput(f"recipe {recipe} is for osler {config.method}, not osler {method}")
     return train(config, out, resume=resume)
+
+
+def describe(summary: Mapping[str, Any]) -> str:
+    """What a finished training says for itself."""
+    best = summary["best"]
+    lines = [
+        f"{summary['method']}, template {summary['template']}: {summary['steps']} steps, "
+        f"{summary['question_visits']} question visits, {summary['final_checkpoint']}"
+    ]
+    if best is not None:
+        validated = validated_from_json({key: value for key, value in best.items() if key != "step"})
+        lines.append(f"best: step {best['step']}, {validated}")
+    return "\n".join(lines)
 
 
 def train(config: TrainConfig, out: Path, resume: bool = False) -> dict[str, Any]:
@@ -85,7 +97,7 @@ def train_on(
             _refuse_changed_inputs(config, out, questions)
         elif world.is_main:
             _write_environment(config, out, questions, learner, world)
-            _write_validation_facts(out, questions, validation)
+            write_facts(out, questions, validation)
         method: GrpoMethod | SftMethod
         if config.method == "grpo":
             rubric = build_rubric(config.rewards)
@@ -196,23 +208,6 @@ def _write_environment(
         "trained_parameters": sum(p.numel() for p in learner.parameters),
     }
     (out / "environment.json").write_text(json.dumps(environment, indent=1), encoding="utf-8")
-
-
-def _write_validation_facts(
-    out: Path, questions: Sequence[Question], validation: Sequence[ValidationSet]
-) -> None:
-    """`validation.json`: n, chance and blind baseline of each set, fitted on the training questions."""
-    if not validation:
-        return
-    facts = {
-        one.name: {
-            "n": len(one.questions),
-            "chance": chance_level([len(q.choices) for q in one.questions]),
-            "blind_accuracy": blind_accuracy(questions, one.questions),
-        }
-        for one in validation
-    }
-    (out / "validation.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
 
 
 def start_digest(model: ModelConfig) -> str:
