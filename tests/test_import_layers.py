@@ -24,6 +24,7 @@ LAYERS = {
     "osler.data": 2.0,
     "osler.phantom": 2.0,
     "osler.tracking": 2.0,
+    "osler.costs": 2.0,
     "osler.audit": 6.0,
     "osler.audit.blind": 2.0,
     "osler.audit.leakage": 2.0,
