@@ -20,10 +20,13 @@ from osler.config import to_json
 from osler.data.folder import write_folder
 from osler.errors import BadInput
 from osler.policy.load import load_policy
+from osler.prompts import get_template
 from osler.records import Modality
+from osler.rewards import build_rubric
 from osler.runtime import Stop, World
 from osler.tracking import JsonLines
 from osler.train import loop as loops
+from osler.train.grpo.trainer import GrpoMethod
 from osler.train.loop import build_learner
 from osler.train.run import describe
 from training_case import config, questions, run
@@ -76,6 +79,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 CASES = {
     "full": {},
     "lora": {"model": {"lora_rank": 4}},
+    "bf16 weights": {"model": {"precision": "bf16", "master_weights": False}},
     "buffered": {
         "grpo": {"steps_per_rollout": 2, "updates_per_rollout": 2},
         "data": {"permute_choices": True},
@@ -183,6 +187,53 @@ def test_lora_leaves_the_tower_alone(tiny_folder: Path, tmp_path: Path) -> None:
     cfg = config(str(tiny_folder), model={"lora_rank": 2})
     learner = build_learner(cfg, tmp_path, World(0, 1, torch.device("cpu")), None)
     assert learner.named_parameters and not any("visual" in n for n in learner.named_parameters)
+
+
+def test_a_reference_in_bf16_changes_nothing(tiny_folder: Path, image_folder: Path, tmp_path: Path) -> None:
+    """Bit for bit the log-probabilities of fp32 weights under bf16 products, for about half the bytes."""
+    cfg = config(str(tiny_folder), model={"precision": "bf16"})
+    world = World(0, 1, torch.device("cpu"))
+    learner = build_learner(cfg, tmp_path, world, None)
+    reference = loops.frozen_copy(learner.policy)
+    rubric = build_rubric(cfg.rewards)
+    method = GrpoMethod(
+        cfg, world, learner, questions(image_folder), get_template("nothink"), rubric, reference
+    )
+    method.fill_gradients(0, loops.Clock())
+    assert method.reference is not None
+    batch = method._prepare(method.buffer)
+    with torch.no_grad():
+        policy = method.forward(batch.inputs, batch.ids_BGT, batch.mask_BGT)[0]
+        frozen = method.reference(batch.inputs, batch.ids_BGT, batch.mask_BGT)[0]
+    assert torch.equal(policy, frozen) and bool(frozen.any())
+    held, full = (sum(p.nbytes for p in m.parameters()) for m in (reference, learner.policy.model))
+    tied = learner.policy.model.get_input_embeddings().weight.nbytes
+    assert held < 0.51 * (full - tied) + tied
+
+
+@pytest.mark.parametrize("master_weights", [True, False])
+def test_an_offloaded_reference_changes_nothing(
+    master_weights: bool, tiny_folder: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    model = {"precision": "bf16", "master_weights": master_weights}
+    for name, offload in (("here", False), ("away", True)):
+        cfg = config(str(tiny_folder), model=model, grpo={"max_steps": 3, "offload_reference": offload})
+        run(cfg, tmp_path / name, image_folder)
+    assert losses(tmp_path / "here") == losses(tmp_path / "away")
+    assert_same_weights(weights(tmp_path / "here", 3), weights(tmp_path / "away", 3))
+
+
+def test_bf16_weights_train_and_are_stored_as_such(
+    tiny_folder: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    model = {"precision": "bf16", "master_weights": False}
+    run(config(str(tiny_folder), model=model), tmp_path / "run", image_folder)
+    before, after = load_file(tiny_folder / "model.safetensors"), weights(tmp_path / "run", 6)
+    assert {t.dtype for t in after.values()} == {torch.bfloat16}
+    state = load_file(checkpoints.step_folder(tmp_path / "run", 6) / "optimizer.safetensors")
+    assert {t.dtype for k, t in state.items() if not k.startswith("step|")} == {torch.bfloat16}
+    moved = [n for n in before if not torch.equal(before[n].bfloat16(), after[n])]
+    assert len(moved) > 0.9 * len(before)
 
 
 def first_gradient(

@@ -45,7 +45,8 @@ class ModelConfig:
 
     path: str = "phantom-base"  # checkpoint folder, hub id, or "phantom-base" (ships with the package)
     revision: str = ""  # hub revision
-    precision: Literal["fp32", "bf16"] = "fp32"  # bf16 computes in bf16 over fp32 master weights
+    precision: Literal["fp32", "bf16"] = "fp32"  # of the matrix products
+    master_weights: bool = True  # in fp32; False keeps weights and optimizer state in bf16 (decision 11)
     min_pixels: int = 3136  # MedVLM-R1 @2eee421 grpo.py:54-57
     max_pixels: int = 401408  # both papers' scripts: 512 image tokens
     freeze_vision_tower: bool = False
@@ -85,6 +86,7 @@ class GrpoConfig:
     clip_high: float = 0.2
     kl_coef: float = 0.04  # beta in the papers; 0 switches reference and KL off
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    offload_reference: bool = False  # keep the reference in CPU memory while it is not asked
     loss_aggregation: Literal["sequence_mean", "token_mean", "constant"] = "sequence_mean"
     normalize_std: bool = True
     mask_truncated: bool = False  # truncated completions earn rewards but are not trained on
@@ -190,6 +192,15 @@ def validate(config: TrainConfig) -> None:
         (s.batch_size >= 1, "sft.batch_size must be at least 1"),
         (o.lr > 0, "optim.lr must be above 0"),
         (config.model.min_pixels <= config.model.max_pixels, "model.min_pixels must be <= model.max_pixels"),
+        (
+            not (g.offload_reference and (config.model.lora_rank or g.kl_coef == 0)),
+            "grpo.offload_reference has nothing to offload: with LoRA the reference is the adapter switched "
+            "off, and without grpo.kl_coef there is none",
+        ),
+        (
+            config.model.master_weights or config.model.precision == "bf16",
+            "model.master_weights=false keeps weights in bf16 and needs model.precision=bf16",
+        ),
         (config.checkpoint_every_steps >= 1, "checkpoint_every_steps must be at least 1"),
         (config.keep_checkpoints >= 1, "keep_checkpoints must be at least 1"),
         (bool(config.rewards) or config.method != "grpo", "rewards must name at least one reward"),

@@ -158,12 +158,13 @@ def load_policy(
     min_pixels: int = 3136,
     max_pixels: int = 401408,
     mask_placeholders: bool = True,
+    master_weights: bool = True,
     device: str | torch.device | None = None,
 ) -> Policy:
     """Load model, tokenizer and image processor.
 
     A folder with `adapter_config.json` (LoRA) is loaded on its base model and merged.
-    Weights are held in fp32; `precision="bf16"` computes in bf16 over them.
+    Weights are held in fp32, or in bf16 without `master_weights`; `precision="bf16"` computes in bf16.
 
     Raises BadInput where the family is not supported, a file is missing, or a key does not load.
     """
@@ -177,6 +178,7 @@ def load_policy(
             min_pixels=min_pixels,
             max_pixels=max_pixels,
             mask_placeholders=mask_placeholders,
+            master_weights=master_weights,
             device=device,
         )
     hub: dict[str, Any] = {"trust_remote_code": False}
@@ -198,8 +200,9 @@ def load_policy(
             size={"shortest_edge": min_pixels, "longest_edge": max_pixels},
             **hub,
         )
+        dtype = torch.float32 if master_weights else torch.bfloat16
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            source, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **hub
+            source, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **hub
         )
         model, info = loaded
     except (OSError, ValueError) as error:

@@ -102,6 +102,7 @@ def build_learner(
         min_pixels=model.min_pixels,
         max_pixels=model.max_pixels,
         mask_placeholders=model.mask_placeholders,
+        master_weights=model.master_weights,
         device=world.device,
     )
     adapter = None
@@ -115,7 +116,7 @@ def build_learner(
         policy.model.gradient_checkpointing_enable({"use_reentrant": False})
         policy.model.train()  # stock modules recompute only in training mode; nothing here uses dropout
     named = {n: p for n, p in policy.model.named_parameters() if p.requires_grad}
-    optimizer = build_optimizer(named.values(), config.optim)
+    optimizer = build_optimizer(named.values(), config.optim, config.seed)
     if resumed is not None:
         checkpoints.restore_optimizer(resumed.folder, optimizer, named)
     return Learner(policy, adapter, named, optimizer)
@@ -151,8 +152,18 @@ def _add_lora(policy: Policy, config: TrainConfig, run: Path, world: World) -> A
 
 
 def frozen_copy(policy: Policy) -> Any:
-    """The model as it is now, without gradients: the reference of full fine-tuning."""
-    return copy.deepcopy(policy.model).requires_grad_(False).eval()
+    """The model as it is now, without gradients: the reference of full fine-tuning.
+
+    Where products are taken in bf16, matrices that nothing but products read are kept in bf16. That is half
+    the memory and, bit for bit, the same log-probabilities: autocast would round the same weights each time.
+    """
+    model = copy.deepcopy(policy.model).requires_grad_(False).eval()
+    if policy.precision == "bf16":
+        looked_up = model.get_input_embeddings().weight  # the head too, where they are tied
+        for module in model.modules():
+            if isinstance(module, (nn.Linear, nn.Conv3d)) and module.weight is not looked_up:
+                module.weight.data = module.weight.data.to(torch.bfloat16)
+    return model
 
 
 class TrainingLoop:

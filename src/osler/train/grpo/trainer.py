@@ -10,8 +10,8 @@ Shapes: B questions, G rollouts of each, N = B * G, T completion tokens (padded)
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -31,8 +31,19 @@ from osler.train.grpo.advantage import group_advantages
 from osler.train.grpo.buffer import PendingGroup, pending_from_json, pending_to_json
 from osler.train.grpo.loss import Denominators, grpo_loss
 from osler.train.grpo.metrics import GroupStats, LossSums, group_metrics, log_record
+from osler.train.grpo.offload import OffloadedModel
 from osler.train.loop import Clock, Learner, StepReport
 from osler.train.schedule import num_slots, plan_steps, slot_questions
+
+
+@dataclass(frozen=True)
+class Microbatch:
+    """Groups that go through the model together."""
+
+    groups: tuple[PendingGroup, ...]
+    inputs: PromptBatch
+    ids_BGT: Tensor
+    mask_BGT: Tensor
 
 
 class GrpoMethod:
@@ -57,13 +68,16 @@ class GrpoMethod:
         processor = learner.policy.logits_processor(self.grpo.temperature)
         precision = config.model.precision
         self.forward = PolicyForward(learner.policy.model, processor, precision)
-        self.reference = None
+        self.reference: PolicyForward | None = None
+        self.offloaded: OffloadedModel | None = None
         if self.grpo.kl_coef > 0:
             # An adapter switched off is the start of training, because a loaded adapter was merged.
             model = learner.policy.model if learner.adapter is not None else reference
             if model is None:
                 raise ValueError("kl_coef > 0 without an adapter needs a frozen reference model")
             self.reference = PolicyForward(model, processor, precision)
+            if self.grpo.offload_reference:
+                self.offloaded = OffloadedModel(model, world.device)
         self.buffer: list[PendingGroup] = []  # this process's groups of the current rollout batch
         self.buffer_rollout = -1
 
@@ -81,8 +95,13 @@ class GrpoMethod:
         trained = [p for p in mine if self._teaches(p.group)]
         over = self._denominators(mine)
         sums = LossSums()
-        for batch in self._microbatches(trained):
-            self._accumulate(batch, over, sums, clock)
+        with clock.part("data"):
+            batches = [self._prepare(groups) for groups in self._microbatches(trained)]
+        # The whole step's reference comes first: while its weights are here, no gradient needs to be.
+        references = self._reference_logprobs(batches, clock)
+        for batch, ref_NT in zip(batches, references, strict=True):
+            with clock.part("loss"):
+                self._accumulate(batch, ref_NT, over, sums)
         first_use = all(p.slot != planned.slot for p in self.plan[max(0, step - self._cycle) : step])
         return self._report([p.group for p in mine], sums, log_rollouts=first_use)
 
@@ -128,11 +147,11 @@ class GrpoMethod:
 
     def _keep_old_logprobs(self) -> None:
         kept: list[PendingGroup] = []
-        for batch in self._microbatches(self.buffer):
-            inputs, ids, mask = self._tensors(batch)
+        for groups in self._microbatches(self.buffer):
+            batch = self._prepare(groups)
             with torch.no_grad():
-                logprobs, _ = self.forward(inputs, ids, mask)
-            for pending, rows in zip(batch, logprobs.tolist(), strict=True):
+                logprobs, _ = self.forward(batch.inputs, batch.ids_BGT, batch.mask_BGT)
+            for pending, rows in zip(groups, logprobs.tolist(), strict=True):
                 lengths = [len(r.completion.token_ids) for r in pending.group.rollouts]
                 old = tuple(tuple(row[:n]) for row, n in zip(rows, lengths, strict=True))
                 kept.append(replace(pending, old_logprobs=old))
@@ -168,43 +187,43 @@ class GrpoMethod:
         for start in range(0, len(groups), size):
             yield list(groups[start : start + size])
 
-    def _tensors(self, batch: Sequence[PendingGroup]) -> tuple[PromptBatch, Tensor, Tensor]:
+    def _prepare(self, groups: Sequence[PendingGroup]) -> Microbatch:
         policy = self.learner.policy
-        prompts = [policy.prompt_inputs(p.group.question, self.template) for p in batch]
-        rows = [[r.completion.token_ids for r in p.group.rollouts] for p in batch]
+        prompts = [policy.prompt_inputs(p.group.question, self.template) for p in groups]
+        rows = [[r.completion.token_ids for r in p.group.rollouts] for p in groups]
         ids, mask = pad_completions(rows, policy.pad_id, policy.device)
-        return collate(prompts, policy.pad_id, policy.device), ids, mask
+        return Microbatch(tuple(groups), collate(prompts, policy.pad_id, policy.device), ids, mask)
+
+    def _reference_logprobs(self, batches: Sequence[Microbatch], clock: Clock) -> Sequence[Tensor | None]:
+        """[N, T] of each micro-batch, or None where there is no reference."""
+        if self.reference is None:
+            return [None] * len(batches)
+        with clock.part("reference"), torch.no_grad(), self._reference_weights():
+            return [self.reference(b.inputs, b.ids_BGT, b.mask_BGT)[0].flatten(0, 1) for b in batches]
 
     def _accumulate(
-        self, batch: Sequence[PendingGroup], over: Denominators, sums: LossSums, clock: Clock
+        self, batch: Microbatch, ref_NT: Tensor | None, over: Denominators, sums: LossSums
     ) -> None:
-        with clock.part("data"):
-            inputs, ids_BGT, mask_BGT = self._tensors(batch)
-        ref_NT = None
-        if self.reference is not None:
-            with clock.part("reference"), torch.no_grad(), self._reference_weights():
-                ref_NT = self.reference(inputs, ids_BGT, mask_BGT)[0].flatten(0, 1)
-        with clock.part("loss"):
-            logprobs_BGT, entropy_BGT = self.forward(inputs, ids_BGT, mask_BGT)
-            logprobs_NT = logprobs_BGT.flatten(0, 1)
-            rollouts = [r for p in batch for r in p.group.rollouts]
-            trained_N = torch.tensor([self._trained_tokens(r) > 0 for r in rollouts], device=ids_BGT.device)
-            mask_NT = (mask_BGT.flatten(0, 1) & trained_N[:, None]).float()
-            terms = grpo_loss(
-                logprobs_NT,
-                self._old_logprobs(batch, logprobs_NT),
-                torch.tensor([r.advantage for r in rollouts], dtype=torch.float32, device=ids_BGT.device),
-                mask_NT,
-                clip_low=self.grpo.clip_low,
-                clip_high=self.grpo.clip_high,
-                aggregation=self.grpo.loss_aggregation,
-                over=over,
-                kl_coef=self.grpo.kl_coef,
-                kl_estimator=self.grpo.kl_estimator,
-                ref_logprobs_NT=ref_NT,
-            )
-            terms.loss.backward()
-            sums.add(terms, (entropy_BGT.flatten(0, 1) * mask_NT).sum(), mask_NT.sum())
+        logprobs_BGT, entropy_BGT = self.forward(batch.inputs, batch.ids_BGT, batch.mask_BGT)
+        logprobs_NT, device = logprobs_BGT.flatten(0, 1), logprobs_BGT.device
+        rollouts = [r for p in batch.groups for r in p.group.rollouts]
+        trained_N = torch.tensor([self._trained_tokens(r) > 0 for r in rollouts], device=device)
+        mask_NT = (batch.mask_BGT.flatten(0, 1) & trained_N[:, None]).float()
+        terms = grpo_loss(
+            logprobs_NT,
+            self._old_logprobs(batch.groups, logprobs_NT),
+            torch.tensor([r.advantage for r in rollouts], dtype=torch.float32, device=device),
+            mask_NT,
+            clip_low=self.grpo.clip_low,
+            clip_high=self.grpo.clip_high,
+            aggregation=self.grpo.loss_aggregation,
+            over=over,
+            kl_coef=self.grpo.kl_coef,
+            kl_estimator=self.grpo.kl_estimator,
+            ref_logprobs_NT=ref_NT,
+        )
+        terms.loss.backward()
+        sums.add(terms, (entropy_BGT.flatten(0, 1) * mask_NT).sum(), mask_NT.sum())
 
     def _old_logprobs(self, batch: Sequence[PendingGroup], logprobs_NT: Tensor) -> Tensor:
         if self.on_policy:
@@ -215,13 +234,10 @@ class GrpoMethod:
             old_NT[n, : len(row)] = torch.tensor(row)
         return old_NT
 
-    @contextmanager
-    def _reference_weights(self) -> Iterator[None]:
-        if self.learner.adapter is None:
-            yield
-        else:
-            with self.learner.adapter.disable_adapter():
-                yield
+    def _reference_weights(self) -> AbstractContextManager[Any]:
+        if self.learner.adapter is not None:
+            return self.learner.adapter.disable_adapter()
+        return nullcontext() if self.offloaded is None else self.offloaded.on_device()
 
     # ---- log and resume -------------------------------------------------------------------------
 
