@@ -22,12 +22,13 @@ from typing import Any
 import torch
 
 from benchmarks.fast_path import osler_side
-from benchmarks.fast_path.case import make_case
-from benchmarks.fast_path.floor import forward_flops, matmul_ceiling
+from benchmarks.fast_path.case import Case, make_case
+from benchmarks.fast_path.floor import matmul_ceiling, shape_of, useful_flops
 from benchmarks.fast_path.memory import bytes_in_own_process
 from benchmarks.fast_path.results import environment, write
 from benchmarks.fast_path.rows import SCALES, Row, Scale
 from benchmarks.fast_path.timing import median, take_turns
+from osler.costs.flops import causal_pairs, decoder_flops, head_flops, tower_flops
 
 MIDDLE = {"group_size": 8, "image_tokens": 196, "completion_tokens": 150, "questions": 2}
 SWEEPS = {
@@ -36,7 +37,6 @@ SWEEPS = {
     "completion_tokens": (10, 40, 150, 300, 600),
     "questions": (1, 2, 4, 8, 16),
 }
-PARTS = ("tower", "prompt", "completions", "head")
 
 
 def measure_point(sizes: dict[str, int], scale: Scale, folder: Path) -> dict[str, Any]:
@@ -53,27 +53,34 @@ def measure_point(sizes: dict[str, int], scale: Scale, folder: Path) -> dict[str
         name: median(runs, scale.device)
         for name, runs in take_turns(works, scale.repeats, scale.device).items()
     }
-    config = update.model.config
-    patches = row.image_tokens * config.vision_config.spatial_merge_size**2
-    flops = forward_flops(config, patches, scale.text_tokens, row.group_size, row.completion_tokens)
+    flops = useful_flops(case)
     ceiling = matmul_ceiling(scale.device, torch.float32)
     return {
         "sizes": sizes,
         "seconds": seconds,
         "floor_seconds": {
-            "rollout": flops.rollout() * scale.questions / ceiling,
-            "update": flops.update() * scale.questions / ceiling,
+            "rollout": flops.rollout / ceiling,
+            "update": (flops.useful - flops.rollout) / ceiling,
         },
         "bytes": bytes_in_own_process("osler", row, scale, folder),
-        "share": {part: share(flops, part) for part in PARTS},
+        "share": shares(case),
         "environment": environment(),
     }
 
 
-def share(flops: Any, part: str) -> float:
-    """Of one forward's useful operations; the tower's first layer counts as tower."""
-    own = getattr(flops, part) + (flops.patches if part == "tower" else 0)
-    return own / flops.total
+def shares(case: Case) -> dict[str, float]:
+    """Of the useful operations of one forward, those of each part."""
+    shape, row = shape_of(case), case.row
+    prompt, inputs = row.image_tokens + case.scale.text_tokens, row.completion_tokens - 1
+    one = sum(decoder_flops(shape, inputs, causal_pairs(inputs, before=prompt)))
+    parts = {
+        "tower": sum(tower_flops(shape.tower, row.image_tokens * shape.tower.merge)),
+        "prompt": sum(decoder_flops(shape, prompt, causal_pairs(prompt))),
+        "completions": row.group_size * one,
+        "head": head_flops(shape, row.group_size * row.completion_tokens),
+    }
+    whole = sum(parts.values())
+    return {name: flops / whole for name, flops in parts.items()}
 
 
 def steepness(before: float, after: float, growth: float) -> float:
@@ -90,7 +97,7 @@ def table(name: str, points: list[dict[str, Any]]) -> str:
     ]
     for i, p in enumerate(points):
         cells = [f"{p['seconds'][w]:.2f} ({p['floor_seconds'][w]:.2f})" for w in ("rollout", "update")]
-        parts = " / ".join(f"{100 * p['share'][part]:.0f} %" for part in PARTS)
+        parts = " / ".join(f"{100 * part:.0f} %" for part in p["share"].values())
         grown = growth(points[i - 1], p, name) if i else ""
         lines.append(
             f"| {p['sizes'][name]} | {cells[0]} | {cells[1]} | {p['bytes'] / 2**20:.0f} | {parts} | {grown} |"

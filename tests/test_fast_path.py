@@ -7,7 +7,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,10 +18,11 @@ from benchmarks.fast_path import __main__ as command_line
 from benchmarks.fast_path import learning, memory, osler_side, results, vllm_rollout
 from benchmarks.fast_path.case import Case, gradients, make_case
 from benchmarks.fast_path.equality import relative_difference
-from benchmarks.fast_path.floor import decode_bytes, forward_flops
+from benchmarks.fast_path.floor import decode_bytes, useful_flops
 from benchmarks.fast_path.models import ASK
 from benchmarks.fast_path.rows import GROUPS, ROWS, SCALES, Row, Scale, rows_of
 from benchmarks.fast_path.timing import Seconds, median, take_turns
+from osler.costs.shape import ModelShape, TowerShape
 
 ROOT = Path(__file__).resolve().parents[1]
 SCALE = Scale("cpu", questions=2, precision="fp32", hidden=64, layers=1, repeats=1)
@@ -96,65 +96,40 @@ def test_bf16_takes_the_same_code(case: Case) -> None:
     assert all(torch.isfinite(g).all() for g in gradients(side.model).values())
 
 
-def counted_products(side: osler_side.OslerSide) -> dict[str, int]:
-    """Operations of one forward as the modules do them: linear maps and the patch convolution, by part."""
-    found = {"patches": 0, "tower": 0, "language": 0, "head": 0}
-
-    def count(name: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
-            part = "head" if name == "lm_head" else "tower" if ".visual." in name else "language"
-            weights = module.weight.numel() // module.weight.shape[0]
-            if "patch_embed" in name:
-                part = "patches"
-            found[part] += 2 * output.numel() * weights
-
-        return hook
-
-    handles = [
-        module.register_forward_hook(count(name))
-        for name, module in side.model.named_modules()
-        if isinstance(module, (nn.Linear, nn.Conv3d))
-    ]
-    side.logprobs()
-    for handle in handles:
-        handle.remove()
-    return found
-
-
-def attention_pairs(case: Case) -> tuple[int, int, int]:
-    """(query, key) pairs of one question, one at a time: tower, prompt, completions."""
-    prompt = ROW.image_tokens + SCALE.text_tokens
-    patches = 4 * ROW.image_tokens
-    causal = sum(1 for q in range(prompt) for k in range(prompt) if k <= q)
-    own = sum(prompt + t + 1 for _ in range(ROW.group_size) for t in range(ROW.completion_tokens - 1))
-    return patches * patches, causal, own
-
-
-def test_useful_operations_are_those_that_the_modules_do(case: Case, side: osler_side.OslerSide) -> None:
-    config, question = side.model.config, SCALE.questions
-    flops = forward_flops(config, 4 * ROW.image_tokens, SCALE.text_tokens, ROW.group_size, 5)
-    linear = counted_products(side)
-    tower, prompt, completions = attention_pairs(case)
-    text, vision = config.get_text_config(), config.vision_config
-    assert question * flops.patches == linear["patches"]
-    assert question * flops.head == linear["head"]
-    assert flops.tower == linear["tower"] // question + 4 * tower * vision.embed_dim * vision.depth
-    both = 4 * (prompt + completions) * text.hidden_size * text.num_hidden_layers
-    assert flops.prompt + flops.completions == linear["language"] // question + both
-    assert flops.update() == 4 * flops.total - flops.patches
-
-
 def test_decoding_reads_weights_and_caches_once_per_token() -> None:
-    text = SimpleNamespace(
-        hidden_size=8, num_attention_heads=2, num_key_value_heads=1, intermediate_size=3,
-        num_hidden_layers=2, vocab_size=11,
-    )  # fmt: skip
-    config = SimpleNamespace(get_text_config=lambda: text)
+    tower = TowerShape(1, 1, 1, 2, 1, 1, 1, 1, 1)
+    shape = ModelShape(
+        tower, layers=2, width=8, queries=8, keys=4, heads=2, mlp_width=3, vocabulary=11, tied=True
+    )
     numbers = 0
     for token in range(1, 4):  # the first comes out of the prefill
         numbers += 2 * (8 * 8 + 2 * 8 * 4 + 8 * 8 + 3 * 8 * 3) + 8 * 11
         numbers += 2 * 2 * 4 * (5 * 7 + 6 * token)  # five prompts of 7, six rows
-    assert decode_bytes(config, prompt=7, rows=6, prompts=5, tokens=4, width=2) == 2 * numbers
+    assert decode_bytes(shape, prompt=7, rows=6, prompts=5, tokens=4, width=2) == 2 * numbers
+
+
+def test_the_floor_counts_what_the_module_count_finds(case: Case, side: osler_side.OslerSide) -> None:
+    """Linear maps and convolutions counted where they run, attention pair by pair."""
+    flops = useful_flops(case)
+    assert flops.rollout == flops.loss == flops.reference
+    found = 0
+
+    def count(module: Any, inputs: Any, output: torch.Tensor) -> None:
+        nonlocal found
+        found += 2 * output.numel() * (module.weight.numel() // module.weight.shape[0])
+
+    linear = [m for m in side.model.modules() if isinstance(m, (nn.Linear, nn.Conv3d))]
+    handles = [module.register_forward_hook(count) for module in linear]
+    side.logprobs()
+    for handle in handles:
+        handle.remove()
+    config, prompt, patches = side.model.config, ROW.image_tokens + SCALE.text_tokens, 4 * ROW.image_tokens
+    causal = prompt * (prompt + 1) // 2
+    own = ROW.group_size * sum(prompt + t + 1 for t in range(ROW.completion_tokens - 1))
+    attention = 4 * patches**2 * config.vision_config.embed_dim * config.vision_config.depth
+    text = config.get_text_config()
+    attention += 4 * (causal + own) * text.hidden_size * text.num_hidden_layers
+    assert flops.loss == found + SCALE.questions * attention
 
 
 def test_sides_take_turns_and_each_begins_in_its_turn() -> None:
@@ -203,7 +178,8 @@ def result_of(name: str, ratio: float, bar: float) -> dict[str, Any]:
     floor = {"seconds": 0.5, "share_reached": 0.25}
     duel = {"median_theirs": 2 * ratio, "median_ours": 2.0}
     return {
-        "row": {"name": name}, "ratios": {"trl": ratio}, "bars": {"trl": bar}, "duels": [duel],
+        "row": {"name": name}, "ratios": {"trl": ratio}, "bars": {"trl": bar},
+        "duels": [duel], "median_ours": 2.0,
         "floor": floor, "equality": {"TRL": {"logprob": 2e-6, "gradient": 3e-6}},
     }  # fmt: skip
 

@@ -12,7 +12,13 @@ import torch
 from benchmarks.fast_path import osler_side
 from benchmarks.fast_path.case import Case, make_case
 from benchmarks.fast_path.equality import compare_updates
-from benchmarks.fast_path.floor import copy_ceiling, decode_bytes, forward_flops, matmul_ceiling
+from benchmarks.fast_path.floor import (
+    copy_ceiling,
+    decode_bytes,
+    matmul_ceiling,
+    shape_of,
+    useful_flops,
+)
 from benchmarks.fast_path.memory import measure_memory
 from benchmarks.fast_path.rows import Row, Scale
 from benchmarks.fast_path.timing import Seconds, median, take_turns, timed
@@ -63,8 +69,8 @@ def _update(row: Row, scale: Scale, folder: Path) -> dict[str, Any]:
         equal[name] = {**asdict(equality), "holds": equality.holds if scale.precision == "fp32" else None}
 
     duels, trials = _duels(case, ours.update, lambda v: TrlUpdate(case, v), check)
-    flops = _flops(case, ours.model.config).update() * scale.questions
-    found = _found(case, duels, trials, flops)
+    flops = useful_flops(case)
+    found = _found(case, duels, trials, flops.useful - flops.rollout)
     return {**found, "equality": equal, "osler_parts_seconds": ours.parts}
 
 
@@ -72,7 +78,7 @@ def _equality(row: Row, scale: Scale, folder: Path) -> dict[str, Any]:
     """One question in fp32 on the device, where the row's own precision would hide a difference."""
     from benchmarks.fast_path.trl_side import TrlUpdate, Variant
 
-    case = make_case(row, replace(scale, precision="fp32", questions=1), folder)
+    case = make_case(row, replace(scale, precision="fp32", master_weights=True, questions=1), folder)
     ours, theirs = osler_side.build_update(case), TrlUpdate(case, Variant("TRL", row.group_size, False))
     ours.update()
     theirs.run()
@@ -86,16 +92,13 @@ def _rollout(row: Row, scale: Scale, folder: Path) -> dict[str, Any]:
     case = make_case(row, scale, folder)
     ours = osler_side.build(case)
     duels, trials = _duels(case, ours.rollout, lambda v: TrlRollout(case, v))
-    config = ours.model.config
-    flops = _flops(case, config).rollout() * scale.questions
-    found = _found(case, duels, trials, flops)
+    found = _found(case, duels, trials, useful_flops(case).rollout)
     found["equality"] = {"sampled log-probabilities": _sampled_logprob_difference(case, ours)}
     if scale.device == "cuda":
-        prompt = row.image_tokens + scale.text_tokens
-        read = decode_bytes(config, prompt, case.rows_per_step, scale.questions, row.completion_tokens, 2)
+        prompt, shape = row.image_tokens + scale.text_tokens, shape_of(case)
+        read = decode_bytes(shape, prompt, case.rows_per_step, scale.questions, row.completion_tokens, 2)
         ceiling = copy_ceiling("cuda")
-        seconds = min(median(d.ours, "cuda") for d in duels)
-        share = read / ceiling / seconds
+        share = read / ceiling / found["median_ours"]
         found["bandwidth"] = {"bytes": read, "bytes_per_second": ceiling, "share_of_bound": share}
     return found
 
@@ -132,8 +135,7 @@ def _step(row: Row, scale: Scale, folder: Path) -> dict[str, Any]:
     case = make_case(row, scale, folder, steps=2 * duel_steps)  # two duels, no question twice
     ours = osler_side.build(case, mask_placeholders=True)
     duels, trials = _duels(case, ours.stepper(), lambda v: TrlSteps(case, v))
-    forward = _flops(case, ours.model.config)
-    return _found(case, duels, trials, (forward.update() + forward.rollout()) * scale.questions)
+    return _found(case, duels, trials, useful_flops(case).useful)
 
 
 def _duels(
@@ -165,23 +167,18 @@ def _duels(
     return duels, trials
 
 
-def _flops(case: Case, config: Any) -> Any:
-    patches = case.row.image_tokens * config.vision_config.spatial_merge_size**2
-    row = case.row
-    return forward_flops(config, patches, case.scale.text_tokens, row.group_size, row.completion_tokens)
-
-
 def _found(case: Case, duels: list[Duel], trials: dict[str, float], flops: int) -> dict[str, Any]:
     device = case.scale.device
     dtype = torch.bfloat16 if case.scale.precision == "bf16" else torch.float32
     ceiling = matmul_ceiling(device, dtype)
-    ours = min(median(d.ours, device) for d in duels)
+    ours = median([s for d in duels for s in d.ours], device)
     ratios: dict[str, float] = {}
     for duel in duels:  # the fastest variant of an opponent is the one to beat
         ratios[duel.opponent] = min(duel.ratio(device), ratios.get(duel.opponent, float("inf")))
     return {
         "ratios": ratios,
         "clock": "process time" if device == "cpu" else "wall clock",
+        "median_ours": ours,
         "duels": [
             {
                 **asdict(d),

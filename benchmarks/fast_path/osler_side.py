@@ -36,6 +36,7 @@ def config_of(case: Case, mask_placeholders: bool) -> TrainConfig:
     overrides = {
         "model.path": f'"{case.checkpoint}"',
         "model.precision": scale.precision,
+        "model.master_weights": str(scale.master_weights).lower(),
         "model.max_pixels": MAX_IMAGE_TOKENS * TOKEN_PIXELS**2,
         "model.mask_placeholders": str(mask_placeholders).lower(),
         "grpo.group_size": row.group_size,

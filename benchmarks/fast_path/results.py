@@ -13,6 +13,7 @@ import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -81,9 +82,9 @@ def table(results: list[dict[str, Any]]) -> str:
 def _line(result: dict[str, Any]) -> str:
     duels = result.get("duels", [])
     theirs = " / ".join(f"{d['median_theirs']:.2f} s" for d in duels)
-    ours = f"{min((d['median_ours'] for d in duels), default=0.0):.2f} s"
+    ours = f"{result['median_ours']:.2f} s" if duels else ""
     if "bytes" in result:
-        theirs, ours = (f"{sorted(result['bytes'][side])[1] / 2**20:.0f} MiB" for side in ("trl", "osler"))
+        theirs, ours = (f"{median(result['bytes'][side]) / 2**20:.0f} MiB" for side in ("trl", "osler"))
     floor = result.get("floor")
     seconds, share = (
         (f"{floor['seconds']:.2f} s", f"{100 * floor['share_reached']:.0f} %") if floor else ("", "")
@@ -94,7 +95,7 @@ def _line(result: dict[str, Any]) -> str:
     ratios = ", ".join(_named(name, value) for name, value in result.get("ratios", {}).items())
     bars = ", ".join(_named(name, value) for name, value in result["bars"].items())
     cells = (
-        result["row"]["name"], theirs, ours if theirs else "", ratios, bars, seconds, share,
+        result["row"]["name"], theirs, ours, ratios, bars, seconds, share,
         "" if logprob is None else f"{logprob:.1e}", "" if gradient is None else f"{gradient:.1e}",
     )  # fmt: skip
     return f"| {' | '.join(cells)} |"

@@ -48,7 +48,8 @@ class Scale:
 
     device: str  # cpu or cuda
     questions: int  # per step
-    precision: str  # fp32, or bf16 (compute in bf16)
+    precision: str  # fp32, or bf16 (products in bf16)
+    master_weights: bool = True  # of Osler, in fp32; otherwise in bf16 as TRL tuned has them
     hidden: int = 0  # of the tiny model; 0 means random weights in Qwen2-VL-2B's shape
     layers: int = 0
     text_tokens: int = 100  # of the prompt, next to the image's
@@ -57,7 +58,7 @@ class Scale:
 
 SCALES = {
     "cpu": Scale("cpu", questions=2, precision="fp32", hidden=256, layers=4),
-    "cuda": Scale("cuda", questions=8, precision="bf16"),
+    "cuda": Scale("cuda", questions=8, precision="bf16", master_weights=False),
 }
 
 
