@@ -3,7 +3,8 @@
 python benchmarks/demo_seeds.py OUT [SEED ...]
 
 Prints Markdown: a row per seed and model with accuracy in % and its 95 % interval (clustered by image, never
-over pooled seeds), the mean over seeds, chance and blind baseline, and GRPO against zero-shot per seed.
+over pooled seeds), the mean over seeds, chance and blind baseline, and GRPO against zero-shot per seed, with
+the minimal detectable difference (MDD) in points.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ NAMES = {"mri": "MRI", "ct": "CT", "xray": "X-ray"}
 
 def cell(row: dict[str, float]) -> str:
     return f"{100 * row['accuracy']:.1f} ({100 * row['low']:.1f}-{100 * row['high']:.1f})"
+
+
+def points(difference: float | None) -> str:
+    return "none" if difference is None else f"{100 * difference:.1f}"
 
 
 def main(out: Path, seeds: list[int]) -> None:
@@ -49,7 +54,7 @@ def main(out: Path, seeds: list[int]) -> None:
         found = [run["grpo_against_zero_shot"][c] for c in COLUMNS]
         shown = [
             f"{100 * f['difference']:+.1f} ({100 * f['low']:+.1f} to {100 * f['high']:+.1f}), "
-            f"p {f['mcnemar_exact_p']:.2g}"
+            f"p {f['mcnemar_exact_p']:.2g}, MDD {points(f['minimal_detectable_difference'])}"
             for f in found
         ]
         print(f"| seed {seed} | {' | '.join(shown)} |")

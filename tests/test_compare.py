@@ -172,7 +172,7 @@ def test_failures_and_unparsed_answers_are_not_right_and_stay_in(tmp_path: Path)
     assert (found.overall.a.accuracy, found.overall.b.accuracy, found.overall.b.n) == (1.0, 0.8, 10)
     assert [c.b for c in found.lost] == ["error", "unparsed"]
     assert found.overall.b.num_parsed == 8
-    assert found.overall.b.blind_accuracy is None and "not available" in found.blind_sources[1]
+    assert found.overall.b.blind_accuracy is None and "not fitted" in found.blind_sources[1]
 
 
 def test_what_differs_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,6 +60,21 @@ def test_the_page_stands_alone(finished: tuple[Path, dict]) -> None:
     assert "data:image/" in page and "not a medical device" in page.lower()
 
 
+def test_the_comparison_is_on_the_page_and_has_what_it_could_have_found(
+    finished: tuple[Path, dict],
+) -> None:
+    _, numbers = finished
+    found = numbers["grpo_against_zero_shot"]
+    assert list(found) == [m.value for m in demo.TESTED]
+    for name, row in found.items():
+        before, after = (numbers["accuracy"][m][name]["accuracy"] for m in ("zero_shot_think", "grpo_think"))
+        assert row["difference"] == pytest.approx(after - before)
+        assert row["low"] <= row["difference"] <= row["high"] and row["n"] == 12
+        assert "minimal_detectable_difference" in row and 0 <= row["mcnemar_exact_p"] <= 1
+    page = Path(numbers["report"]).read_text(encoding="utf-8")
+    assert 'id="comparison"' in page and "a = zero_shot_think, b = grpo_think" in page
+
+
 def test_run_again_nothing_is_done_twice(finished: tuple[Path, dict]) -> None:
     out, numbers = finished
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")}

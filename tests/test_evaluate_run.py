@@ -76,7 +76,8 @@ def test_a_whole_evaluation_and_the_same_again(tiny_folder: Path, data: Path, tm
     summary = run_evaluation(request(tiny_folder, data, out, template=None), note=notes.append)
     assert "--template not given: think, the default" in notes
     assert summary.overall.n == 8 and summary.overall.chance == pytest.approx(1 / 3)
-    assert summary.blind_source.startswith("not available")  # four images cannot make five folds
+    # Four images cannot make five folds.
+    assert summary.blind_source.startswith("not fitted, give --blind-from")
     assert read_summaries(out) == (summary,)
     config = json.loads((out / "config.json").read_text())
     assert config["kind"] == "evaluate" and config["template"] == "think"

@@ -32,7 +32,7 @@ from osler.records import Extraction, Modality, Outcome, Prediction, Question, Q
 HEADER = Header(
     name="t", data="d", model="m", model_digest="x", template="think", prompt_digest="y", settings={"seed": 0}
 )
-NO_BLIND = BlindBaseline(source="not available: test")
+NO_BLIND = BlindBaseline(source="not fitted, test")
 CHEST = ("Kidney", "Liver", "Lung", "Spleen")
 
 
@@ -190,7 +190,7 @@ def test_blind_baseline_cross_validates_by_image_and_says_so() -> None:
     blind = blind_baseline(test, {q.id: f"im{i // 2}" for i, q in enumerate(test)})
     assert "5-fold cross-validation by image" in blind.source and len(blind.correct) == 60
     few = blind_baseline(test[:4], {q.id: q.id for q in test[:4]})
-    assert few.source.startswith("not available") and few.correct == {}
+    assert few.source.startswith("not fitted, give --blind-from") and few.correct == {}
     with pytest.raises(BadInput, match="no questions to fit on"):
         blind_baseline(test, {}, [], "empty.json")
 

@@ -34,7 +34,7 @@ from osler.evaluate.stats import (
     paired_cluster_bootstrap,
     paired_design_effect,
 )
-from osler.evaluate.summary import NOT_AVAILABLE, SCOPES, BlindBaseline, Row, cluster_of, row_of
+from osler.evaluate.summary import NOT_FITTED, SCOPES, BlindBaseline, Row, cluster_of, row_of
 from osler.records import LETTERS, Prediction
 
 PLANNED = (0.05, 0.02, 0.01)  # differences for which the number of questions is worked out
@@ -145,7 +145,7 @@ def _read_side(path: Path) -> _Side:
         raise BadInput(f"{path}: no answers in it; evaluate again")
     blind = path.parent.parent / "blind" / f"{path.stem}.json"
     if not blind.is_file():
-        baseline = BlindBaseline(source=f"{NOT_AVAILABLE}: the run holds no {blind.name} in blind/")
+        baseline = BlindBaseline(source=f"{NOT_FITTED} (the run holds no blind/{blind.name})")
     else:
         try:
             values = json.loads(blind.read_text(encoding="utf-8"))

@@ -23,7 +23,7 @@ from osler.evaluate.stats import CLUSTER_BOOTSTRAP, Interval, accuracy_interval,
 from osler.records import Prediction, Question
 
 NUM_FOLDS = 5
-NOT_AVAILABLE = "not available"
+NOT_FITTED = "not fitted, give --blind-from"
 MACRO_RESAMPLES = 10_000
 _SUMMARY_FILE = "summary.json"
 
@@ -32,7 +32,7 @@ _SUMMARY_FILE = "summary.json"
 class BlindBaseline:
     """What a text model that never saw an image answers, question by question."""
 
-    source: str  # what it was fitted on; begins with "not available" where it could not be fitted
+    source: str  # what it was fitted on; begins with "not fitted" where there was nothing to fit on
     correct: Mapping[str, bool] = field(default_factory=dict)  # question id -> whether it was right
 
 
@@ -105,7 +105,7 @@ def blind_baseline(
     """Blind answers to `questions`, fitted on `fit_on`, else by 5-fold cross-validation among themselves.
 
     `clusters` maps each question id to its image or subject, which is never on both sides of a fold.
-    Where there are fewer than 5 clusters to fold, the baseline is marked as not available.
+    Where there are fewer than 5 clusters to fold, the baseline is marked as not fitted.
     """
     answers = np.array([q.answer_index for q in questions])
     if fit_on is not None:
@@ -117,7 +117,7 @@ def blind_baseline(
         keys = [clusters[q.id] for q in questions]
         if len(set(keys)) < NUM_FOLDS:
             return BlindBaseline(
-                source=f"{NOT_AVAILABLE}: fewer than {NUM_FOLDS} images to cross-validate on"
+                source=f"{NOT_FITTED} (fewer than {NUM_FOLDS} images here to cross-validate on)"
             )
         chosen = cross_validated_blind(questions, keys, folds=NUM_FOLDS)
         source = f"{NUM_FOLDS}-fold cross-validation by image within this test set"

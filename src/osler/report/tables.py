@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from osler.evaluate.predictions import Header
 from osler.evaluate.printed import NONE, percent, percent_range, points
+from osler.evaluate.scoring import DEFAULT_SCORER
 from osler.evaluate.stats import Interval
 from osler.evaluate.summary import Macro, Row, Summary
 from osler.records import Modality
@@ -40,6 +42,7 @@ class Line:
     n: str
     chance: str
     blind: str
+    blind_interval: str
     over_blind: str
     parsed: str
     parsed_accuracy: str
@@ -74,6 +77,11 @@ class TestSet:
     overall: Block
     groups: tuple[Block, ...]
     failed: tuple[tuple[str, str, str], ...]  # model, question id, what went wrong
+
+
+def asked_how(header: Header) -> str:
+    """The template, and the scorer where it is not ours."""
+    return header.template if header.scorer == DEFAULT_SCORER else f"{header.template}, {header.scorer}"
 
 
 def test_sets(runs: Sequence[Run]) -> list[TestSet]:
@@ -114,7 +122,7 @@ def overview(runs: Sequence[Run]) -> Matrix | None:
     for run in runs:
         by_name = {e.summary.header.name: e.summary for e in run.evaluations}
         cells = [_line(run.label, by_name[n], by_name[n].overall) if n in by_name else None for n in names]
-        templates = dict.fromkeys(s.header.template for s in by_name.values())
+        templates = dict.fromkeys(asked_how(s.header) for s in by_name.values())
         if by_name:
             rows.append((run.label, ", ".join(templates), tuple(cells)))
     return Matrix(title="all test sets", columns=tuple(names), rows=tuple(rows))
@@ -130,7 +138,7 @@ def _by_modality(name: str, found: Sequence[tuple[str, Summary]]) -> Matrix | No
         groups = {g.value: g for g in summary.groups if g.scope == "modality"}
         cells = [_line(label, summary, groups[v]) if v in groups else None for v in values]
         cells.append(_line(label, summary, summary.overall))
-        rows.append((label, summary.header.template, tuple(cells)))
+        rows.append((label, asked_how(summary.header), tuple(cells)))
     return Matrix(title=f"{name} by modality", columns=(*values, "all"), rows=tuple(rows))
 
 
@@ -171,13 +179,14 @@ def _line(label: str, summary: Summary, row: Row) -> Line:
     trouble = [(row.num_truncated, "truncated"), (refused, "refused"), (failed, "failed")]
     return Line(
         model=label,
-        template=summary.header.template,
+        template=asked_how(summary.header),
         accuracy=percent(row.accuracy),
         interval=percent_range(row.interval),
         strip=_strip(row.accuracy, row.interval, row.chance, row.blind_accuracy),
         n=str(row.n),
         chance=percent(row.chance),
         blind=percent(row.blind_accuracy) + _blind_n(row),
+        blind_interval=percent_range(row.blind_interval) if row.blind_interval else "",
         over_blind=_difference(row.accuracy, row.blind_accuracy),
         parsed=percent(row.parse_rate),
         parsed_accuracy=percent(row.parsed_accuracy),
@@ -189,13 +198,14 @@ def _line(label: str, summary: Summary, row: Row) -> Line:
 def _macro_line(label: str, summary: Summary, macro: Macro) -> Line:
     return Line(
         model=label,
-        template=summary.header.template,
+        template=asked_how(summary.header),
         accuracy=percent(macro.accuracy),
         interval=percent_range(macro.interval),
         strip=_strip(macro.accuracy, macro.interval, macro.chance, macro.blind_accuracy),
         n=str(summary.overall.n),
         chance=percent(macro.chance),
         blind=percent(macro.blind_accuracy),
+        blind_interval="",
         over_blind=_difference(macro.accuracy, macro.blind_accuracy),
         parsed="–",
         parsed_accuracy="–",

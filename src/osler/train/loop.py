@@ -339,7 +339,7 @@ class TrainingLoop:
 
 def _shown(metrics: Mapping[str, float]) -> str:
     names = ("reward/total", "reward/accuracy", "loss/total", "completion/length_mean")
-    return "  ".join(f"{n.split('/')[1]} {metrics[n]:.3f}" for n in names if n in metrics)
+    return "  ".join(f"{n} {metrics[n]:.3f}" for n in names if n in metrics)
 
 
 def _peak_bytes() -> int:
