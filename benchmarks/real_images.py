@@ -1,6 +1,6 @@
 """GRPO with phantom-base on real medical images: does the reward rise, and does the image matter?
 
-python benchmarks/real_images.py DATA OUT [STEPS]
+python benchmarks/real_images.py DATA OUT [STEPS [TEMPLATE ...]]
 
 DATA holds med_r1_train.json and med_r1_test.json (Med-R1's format, split by patient or source) and the
 images they name. Trains think and nothink for STEPS steps (default 240: one pass over 1,923 questions,
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from osler.tracking import JsonLines
 from osler.train.run import train
 
 TEMPLATES = ("think", "nothink")
+LEARNING_RATE = 2e-4
+EPOCHS = 4.0
 
 
 def quarters(run: Path, steps: int) -> dict[str, Any]:
@@ -86,18 +89,20 @@ def percent(summary: Summary) -> str:
     )
 
 
-def main(data: Path, out: Path, steps: int) -> None:
+def main(data: Path, out: Path, steps: int, templates: Sequence[str]) -> None:
     train_file, test_file = data / "med_r1_train.json", data / "med_r1_test.json"
     blind = BlindFit(name="the training file", questions=load_questions(train_file).questions)
     blank = write_blank(load_questions(test_file).questions, out / "blank")
     found: dict[str, Any] = {}
-    for template in TEMPLATES:
+    for template in templates:
         run = out / template
         overrides = [
             f'data.train="{train_file}"',
             "data.num_questions=0",
             f"template={template}",
             f"grpo.max_steps={steps}",
+            f"grpo.epochs={EPOCHS}",
+            f"optim.lr={LEARNING_RATE}",
         ]
         config = load_config("phantom", overrides)
         if not (run / "summary.json").is_file():
@@ -124,4 +129,5 @@ def main(data: Path, out: Path, steps: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 240)
+    given = sys.argv[3:]
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(given[0]) if given else 960, given[1:] or TEMPLATES)
