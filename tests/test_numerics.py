@@ -9,19 +9,22 @@ import torch
 from torch import Tensor
 
 from osler.policy.forward import PolicyForward
-from osler.policy.inputs import PromptInputs, collate, pad_completions
+from osler.policy.inputs import collate, pad_completions
 from osler.policy.load import Policy, load_policy
 from osler.prompts import get_template
 from osler.records import Question
 from osler.rollout.engine import complete, generate
 from osler.rollout.sampling import Sampling
+from stock_forward import hugging_face_inputs, naive_logprobs
+from tiny_model import write_tiny_model
 
 TEMPLATE = get_template("think")
 
 
-@pytest.fixture(scope="module")
-def policy(tiny_folder: Path) -> Policy:
-    return load_policy(str(tiny_folder))
+@pytest.fixture(scope="module", params=["qwen2_vl", "qwen2_5_vl"])
+def policy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Policy:
+    folder = write_tiny_model(tmp_path_factory.mktemp(request.param), family=request.param)
+    return load_policy(str(folder))
 
 
 @pytest.fixture(scope="module")
@@ -41,42 +44,22 @@ def questions(image_folder: Path) -> list[Question]:
     ]
 
 
-def hugging_face_inputs(policy: Policy, prompt: PromptInputs, completion: list[int] | None = None) -> dict:
-    """What the stock model takes for one sequence."""
-    ids = torch.cat([prompt.input_ids, torch.tensor(completion or [], dtype=torch.long)])[None]
-    inputs = {
-        "input_ids": ids,
-        "attention_mask": torch.ones_like(ids),
-        "mm_token_type_ids": (ids == policy.model.config.image_token_id).int(),
-    }
-    if prompt.images:
-        inputs["pixel_values"] = torch.cat([i.pixel_values for i in prompt.images])
-        inputs["image_grid_thw"] = torch.tensor([i.grid_thw for i in prompt.images])
-    return inputs
-
-
-def naive_logprobs(policy: Policy, prompt: PromptInputs, completion: list[int], temperature: float) -> Tensor:
-    """The slow obvious version: one plain forward of prompt and completion, no sharing."""
-    processor = policy.logits_processor(temperature)
-    logits = policy.model(**hugging_face_inputs(policy, prompt, completion)).logits[0]
-    logprobs = processor(logits).log_softmax(-1)
-    start = prompt.input_ids.shape[0]
-    rows = torch.arange(start - 1, start - 1 + len(completion))
-    return logprobs[rows, torch.tensor(completion)]
-
-
 def random_completions(lengths: list[list[int]], seed: int = 0) -> list[list[list[int]]]:
     generator = torch.Generator().manual_seed(seed)
     return [[torch.randint(20, 300, (n,), generator=generator).tolist() for n in row] for row in lengths]
 
 
 def shared(
-    policy: Policy, questions: list[Question], rows: list[list[list[int]]], temperature: float
+    policy: Policy,
+    questions: list[Question],
+    rows: list[list[list[int]]],
+    temperature: float,
+    recompute: bool = False,
 ) -> Tensor:
     prompts = [policy.prompt_inputs(q, TEMPLATE) for q in questions]
     ids, mask = pad_completions(rows, policy.pad_id, "cpu")
-    forward = PolicyForward(policy.model, policy.logits_processor(temperature))
-    return forward(collate(prompts, policy.pad_id), ids, mask)[0]
+    forward = PolicyForward(policy.model, policy.logits_processor(temperature), recompute=recompute)
+    return forward(collate(prompts), ids, mask)[0]
 
 
 def test_positions_equal_hugging_face(policy: Policy, questions: list[Question]) -> None:
@@ -130,15 +113,10 @@ def test_shared_prompt_equals_naive_in_logprobs_and_gradients(
 def test_gradient_checkpointing_keeps_the_structure(policy: Policy, questions: list[Question]) -> None:
     rows = random_completions([[4, 6]] * len(questions))
     gradients = []
-    for on in (False, True):
+    for recompute in (False, True):
         policy.model.zero_grad()
-        if on:
-            policy.model.gradient_checkpointing_enable({"use_reentrant": False})
-            policy.model.train()
-        shared(policy, questions, rows, 1.0).sum().backward()
+        shared(policy, questions, rows, 1.0, recompute).sum().backward()
         gradients.append([p.grad.clone() for p in policy.model.parameters()])
-    policy.model.gradient_checkpointing_disable()
-    policy.model.eval()
     for plain, recomputed in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, recomputed, rtol=1e-5, atol=1e-6)
 
@@ -202,7 +180,7 @@ def test_bf16_stays_near_fp32(policy: Policy, questions: list[Question]) -> None
     rows = random_completions([[6, 6]] * len(questions))
     exact = shared(policy, questions, rows, 1.0)
     ids, mask = pad_completions(rows, policy.pad_id, "cpu")
-    batch = collate([policy.prompt_inputs(q, TEMPLATE) for q in questions], policy.pad_id)
+    batch = collate([policy.prompt_inputs(q, TEMPLATE) for q in questions])
     rounded, _ = PolicyForward(policy.model, policy.logits_processor(1.0), "bf16")(batch, ids, mask)
     # bf16 keeps 8 bits of mantissa; over a two-layer model that is a few per cent of a nat.
     assert (exact - rounded).abs().max() < 0.3

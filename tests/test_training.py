@@ -301,7 +301,8 @@ def test_two_processes_equal_one(tiny_folder: Path, image_folder: Path, tmp_path
         str(here / "training_case.py"), str(tmp_path / "config.json"), str(tmp_path / "two"),
         str(image_folder),
     ]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(here), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(here), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
     one, two = (rollout_texts(tmp_path / n) for n in ("one", "two"))

@@ -1,4 +1,4 @@
-"""A random-weight Qwen2-VL small enough for tests, written as an ordinary checkpoint folder."""
+"""A random-weight Qwen2-VL or Qwen2.5-VL small enough for tests, written as an ordinary checkpoint folder."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
     Qwen2VLImageProcessorPil,
@@ -27,8 +29,22 @@ CHAT_TEMPLATE = (
 )
 
 
-def write_tiny_model(folder: Path, hidden: int = 32, layers: int = 2, seed: int = 0) -> Path:
+def write_tiny_model(
+    folder: Path, hidden: int = 32, layers: int = 2, seed: int = 0, family: str = "qwen2_vl"
+) -> Path:
     """Write config, weights, tokenizer, image processor and chat template; return the folder."""
+    vision = {
+        "qwen2_vl": {"embed_dim": 32, "hidden_size": hidden, "mlp_ratio": 2},
+        # Windows of 2 x 2 image tokens, and one layer that sees the whole image.
+        "qwen2_5_vl": {
+            "hidden_size": 32, "out_hidden_size": hidden, "intermediate_size": 64, "window_size": 56,
+            "fullatt_block_indexes": [1],
+        },
+    }[family]  # fmt: skip
+    config_class, model_class = {
+        "qwen2_vl": (Qwen2VLConfig, Qwen2VLForConditionalGeneration),
+        "qwen2_5_vl": (Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration),
+    }[family]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -45,7 +61,7 @@ def write_tiny_model(folder: Path, hidden: int = 32, layers: int = 2, seed: int 
     fast.add_special_tokens({"additional_special_tokens": SPECIAL})
     fast.chat_template = CHAT_TEMPLATE
     ids = {s: fast.convert_tokens_to_ids(s) for s in SPECIAL}
-    config = Qwen2VLConfig(
+    config = config_class(
         text_config={
             "hidden_size": hidden, "intermediate_size": hidden * 2, "num_hidden_layers": layers,
             "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 512,
@@ -58,15 +74,15 @@ def write_tiny_model(folder: Path, hidden: int = 32, layers: int = 2, seed: int 
             "pad_token_id": ids["<|endoftext|>"],
         },
         vision_config={
-            "depth": 2, "embed_dim": 32, "num_heads": 2, "hidden_size": hidden, "mlp_ratio": 2,
-            "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2,
+            "depth": 2, "num_heads": 2, "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2,
+            **vision,
         },
         image_token_id=ids["<|image_pad|>"], video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"], vision_end_token_id=ids["<|vision_end|>"],
         tie_word_embeddings=True,
     )  # fmt: skip
     torch.manual_seed(seed)
-    model = Qwen2VLForConditionalGeneration(config)
+    model = model_class(config)
     with torch.no_grad():  # larger than the default initialisation, so that differences show
         for name, weight in model.named_parameters():
             if weight.ndim > 1:

@@ -22,7 +22,8 @@ from osler.evaluate.trained import how_trained
 from osler.policy.load import Policy, load_policy
 from osler.prompts import Template, get_template, thinking_spans
 from osler.records import LETTERS, Completion, Question
-from osler.rollout.engine import choice_logprobs, complete
+from osler.rollout.choices import choice_logprobs
+from osler.rollout.engine import complete
 from osler.rollout.sampling import Sampling
 
 RESEARCH_USE = "For research only, not a medical device. The thinking need not be the reason for the answer."

@@ -4,8 +4,8 @@ Image and prompt are computed once per question, with gradient, and the G comple
 language-model head runs only where a completion token is predicted. Every parameter that trains is used
 inside this one `nn.Module.forward`, so that data-parallel wrappers see all of them.
 
-Shapes: B prompts, P prompt positions, G completions each, T completion tokens, M real completion tokens
-of the batch, V vocabulary, D hidden size.
+Shapes: B prompts, G completions each, T completion tokens, M real completion tokens of the batch, S packed
+tokens, V vocabulary, D hidden size, K key/value heads, E head dimension.
 """
 
 from __future__ import annotations
@@ -14,114 +14,133 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from osler.policy.attention import DecodeLayout, GroupLayout, PromptCache
+from osler.policy.attention import attention
+from osler.policy.cache import KeysValues
+from osler.policy.decoder import mrope_rotation, run_layers
+from osler.policy.head import token_logprobs
 from osler.policy.inputs import PromptBatch
 from osler.policy.logits import LogitsProcessor
-
-HEAD_CHUNK_ELEMENTS = 2**28  # logits held at once (1 GiB in fp32)
-
-
-def prompt_embeddings(model: Any, batch: PromptBatch) -> Tensor:
-    """[B, P, D]: token embeddings with the image features in their placeholders."""
-    embeddings = model.get_input_embeddings()(batch.input_ids_BP)
-    if batch.pixel_values is None:
-        return embeddings
-    features = model.model.get_image_features(batch.pixel_values, batch.image_grid_thw, return_dict=True)
-    per_image = features.pooler_output
-    shown = torch.cat([per_image[i] for i in batch.image_order]).to(embeddings.dtype)
-    holders = (batch.input_ids_BP == model.config.image_token_id)[..., None].expand_as(embeddings)
-    return embeddings.masked_scatter(holders, shown)
+from osler.policy.packing import Packing
+from osler.policy.tower import image_features
 
 
-def run_layers(model: Any, embeddings: Tensor, positions: Tensor, layout: Any) -> Tensor:
-    """[B, S, D] through the decoder layers and the final norm, with explicit positions [3, B, S]."""
+def prompt_embeddings(model: Any, batch: PromptBatch, recompute: bool = False) -> Tensor:
+    """[S, D]: token embeddings with the image features in their placeholders."""
+    x_SD = model.get_input_embeddings()(batch.input_ids_S)
+    if batch.pixels_XC is None:
+        return x_SD
+    tower = model.model.visual
+    features = image_features(tower, batch.pixels_XC, batch.grids, recompute=recompute)
+    merged = [t * h * w // tower.spatial_merge_size**2 for t, h, w in batch.grids]
+    per_image = features.split(merged)
+    shown = torch.cat([per_image[i] for i in batch.shown]).to(x_SD.dtype)
+    return x_SD.masked_scatter((batch.input_ids_S == model.config.image_token_id)[:, None], shown)
+
+
+def prefill(model: Any, batch: PromptBatch) -> tuple[Tensor, list[KeysValues]]:
+    """Prompts alone: hidden state of the last position [B, D], and every layer's keys and values."""
+    kept: list[KeysValues] = []
+    x_SD = prompt_embeddings(model, batch)
+    return run_packed(model, x_SD, batch.position_ids_3S, Packing(batch.lengths), kept=kept), kept
+
+
+def run_packed(
+    model: Any,
+    x_SD: Tensor,
+    positions_3S: Tensor,
+    packing: Packing,
+    *,
+    recompute: bool = False,
+    kept: list[KeysValues] | None = None,
+) -> Tensor:
+    """Hidden states [R, D] of the rows that predict something; `kept` collects keys and values."""
     language_model = model.model.language_model
-    # The layout replaces the mask; an empty mapping keeps the stock module from building one.
-    masks = dict.fromkeys(("full_attention", "sliding_attention"))
-    out = language_model(
-        inputs_embeds=embeddings,
-        position_ids=positions,
-        attention_mask=masks,
-        use_cache=False,
-        layout=layout,
+    last = len(language_model.layers) - 1
+
+    def attend(layer: int, q_RHE: Tensor, k_SKE: Tensor, v_SKE: Tensor) -> Tensor:
+        if kept is not None:
+            kept.append((k_SKE, v_SKE))
+        blocks = packing.last_blocks if layer == last else packing.blocks
+        return attention(q_RHE, k_SKE, v_SKE, blocks, q_RHE.shape[2] ** -0.5)
+
+    rotation = mrope_rotation(language_model, positions_3S)
+    return run_layers(
+        language_model, x_SD, rotation, attend, read_rows=packing.read_rows, recompute=recompute
     )
-    return out.last_hidden_state
-
-
-def prefill(model: Any, batch: PromptBatch) -> tuple[Tensor, PromptCache]:
-    """Prompts alone: hidden state of the last position [B, D], and the cache the completions attend to."""
-    cache = PromptCache(batch.lengths_B)
-    hidden = run_layers(model, prompt_embeddings(model, batch), batch.position_ids_3BP, cache)
-    rows = torch.arange(hidden.shape[0], device=hidden.device)
-    return hidden[rows, batch.lengths_B - 1], cache
-
-
-def decode(model: Any, token_ids_N: Tensor, positions_N: Tensor, layout: DecodeLayout) -> Tensor:
-    """One more token for every row: hidden state [N, D]."""
-    embeddings = model.get_input_embeddings()(token_ids_N[:, None])
-    hidden = run_layers(model, embeddings, positions_N.view(1, -1, 1).expand(3, -1, 1), layout)
-    layout.num_tokens += 1
-    return hidden[:, 0]
 
 
 class PolicyForward(nn.Module):
-    """Log-probabilities and entropies of completions under a model."""
+    """Log-probabilities and entropies of completions under a model.
 
-    def __init__(self, model: Any, processor: LogitsProcessor, precision: str = "fp32") -> None:
+    `recompute` keeps the inputs of each layer alone and computes the rest again in the backward.
+    """
+
+    def __init__(
+        self, model: Any, processor: LogitsProcessor, precision: str = "fp32", recompute: bool = False
+    ) -> None:
         super().__init__()
         self.model = model
         self.processor = processor
         self.precision = precision
+        self.recompute = recompute
 
     def forward(
-        self, batch: PromptBatch, completion_ids_BGT: Tensor, completion_mask_BGT: Tensor
+        self,
+        batch: PromptBatch,
+        completion_ids_BGT: Tensor,
+        completion_mask_BGT: Tensor,
+        with_entropy: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Log-probability (with gradient) and entropy (without) of every completion token, in nats.
 
-        Both [B, G, T] in fp32, 0 where `completion_mask_BGT` (bool) is False.
+        Both [B, G, T] in fp32, 0 where `completion_mask_BGT` (bool) is False, and the entropy 0 everywhere
+        unless it is asked for. Tokens behind the last one of the mask are never looked at.
         """
+        T = completion_ids_BGT.shape[2]
+        counts_T = torch.arange(1, T + 1, device=completion_ids_BGT.device)
+        lengths_BG = (completion_mask_BGT * counts_T).amax(2).tolist()
+        inputs_BG = [[max(0, n - 1) for n in row] for row in lengths_BG]
         device_type = completion_ids_BGT.device.type
         with torch.autocast(device_type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
-            hidden_MD = self._hidden(batch, completion_ids_BGT)[completion_mask_BGT]
-            targets_M = completion_ids_BGT[completion_mask_BGT]
-            logprobs_M, entropy_M = self._score(hidden_MD, targets_M)
-        zeros = torch.zeros(completion_ids_BGT.shape, device=hidden_MD.device)
+            packing = Packing(batch.lengths, inputs_BG)
+            hidden_RD = self._hidden(batch, completion_ids_BGT, packing)
+            logprobs_M, entropy_M = token_logprobs(
+                hidden_RD[_predicting_rows(packing, completion_mask_BGT)],
+                self.model.get_output_embeddings().weight,
+                completion_ids_BGT[completion_mask_BGT],
+                self.processor,
+                with_entropy,
+            )
+        zeros = torch.zeros(completion_ids_BGT.shape, device=hidden_RD.device)
         logprobs = zeros.masked_scatter(completion_mask_BGT, logprobs_M)
         return logprobs, zeros.masked_scatter(completion_mask_BGT, entropy_M)
 
-    def _hidden(self, batch: PromptBatch, completion_ids_BGT: Tensor) -> Tensor:
-        """Hidden state that predicts each completion token: [B, G, T, D]."""
-        B, G, T = completion_ids_BGT.shape
-        P = batch.input_ids_BP.shape[1]
-        # The last token of a completion predicts nothing, so it is never an input.
-        inputs = completion_ids_BGT[:, :, :-1].reshape(B, G * (T - 1))
-        embeddings = torch.cat(
-            [prompt_embeddings(self.model, batch), self.model.get_input_embeddings()(inputs)], dim=1
+    def _hidden(self, batch: PromptBatch, completion_ids_BGT: Tensor, packing: Packing) -> Tensor:
+        """Hidden states [R, D] of the last prompt tokens and the completions' input tokens."""
+        device = completion_ids_BGT.device
+        rows, positions = [], []
+        ids_NT = completion_ids_BGT.flatten(0, 1)
+        G = completion_ids_BGT.shape[1]
+        for n in range(ids_NT.shape[0]):
+            count = packing.completions[n + 1] - packing.completions[n]
+            rows.append(ids_NT[n, :count])
+            positions.append(batch.next_positions[n // G] + torch.arange(count))
+        x_SD = torch.cat(
+            [
+                prompt_embeddings(self.model, batch, self.recompute),
+                self.model.get_input_embeddings()(torch.cat(rows)),
+            ]
         )
-        steps = torch.arange(T - 1, device=inputs.device).repeat(G)
-        following = (batch.next_position_B[:, None] + steps).expand(3, -1, -1)
-        positions = torch.cat([batch.position_ids_3BP, following], dim=2)
-        layout = GroupLayout(batch.lengths_B, P, G, T - 1)
-        hidden = run_layers(self.model, embeddings, positions, layout)
-        rows = torch.arange(B, device=hidden.device)
-        last_prompt = hidden[rows, batch.lengths_B - 1][:, None, None].expand(B, G, 1, -1)
-        return torch.cat([last_prompt, hidden[:, P:].view(B, G, T - 1, hidden.shape[-1])], dim=2)
+        following = torch.cat(positions).to(device).expand(3, -1)
+        positions_3S = torch.cat([batch.position_ids_3S, following], dim=1)
+        return run_packed(self.model, x_SD, positions_3S, packing, recompute=self.recompute)
 
-    def _score(self, hidden_MD: Tensor, targets_M: Tensor) -> tuple[Tensor, Tensor]:
-        rows = max(1, HEAD_CHUNK_ELEMENTS // self.model.get_output_embeddings().weight.shape[0])
-        if hidden_MD.shape[0] <= rows:
-            return self._score_chunk(hidden_MD, targets_M)
-        parts = [
-            checkpoint(self._score_chunk, hidden, targets, use_reentrant=False)
-            for hidden, targets in zip(hidden_MD.split(rows), targets_M.split(rows), strict=True)
-        ]
-        return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
 
-    def _score_chunk(self, hidden_MD: Tensor, targets_M: Tensor) -> tuple[Tensor, Tensor]:
-        logits_MV = self.processor(self.model.get_output_embeddings()(hidden_MD))
-        logprobs_MV = logits_MV.log_softmax(-1)
-        with torch.no_grad():
-            entropy_M = torch.special.entr(logprobs_MV.exp()).sum(-1)
-        return logprobs_MV.gather(-1, targets_M[:, None])[:, 0], entropy_M
+def _predicting_rows(packing: Packing, mask_BGT: Tensor) -> Tensor:
+    """Row of the hidden states that predicts each token of the mask, [M]."""
+    B, G, T = mask_BGT.shape
+    first_BG1 = torch.tensor(packing.completions[:-1]).view(B, G, 1) - packing.prompts[-1] + B
+    rows_BGT = first_BG1 + torch.arange(-1, T - 1)
+    rows_BGT[:, :, 0] = torch.arange(B)[:, None]
+    return rows_BGT.to(mask_BGT.device)[mask_BGT]

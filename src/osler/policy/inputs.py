@@ -36,15 +36,15 @@ class PromptInputs:
 
 @dataclass(frozen=True)
 class PromptBatch:
-    """Prompts padded on the right."""
+    """Prompts behind one another in one sequence of S tokens, every distinct image once."""
 
-    input_ids_BP: Tensor
-    position_ids_3BP: Tensor
-    lengths_B: Tensor
-    next_position_B: Tensor
-    pixel_values: Tensor | None  # patches of the I distinct images
-    image_grid_thw: Tensor | None  # [I, 3]
-    image_order: tuple[int, ...]  # index into the I images, in the order in which prompts show them
+    input_ids_S: Tensor
+    position_ids_3S: Tensor
+    lengths: tuple[int, ...]  # tokens of each prompt
+    next_positions: tuple[int, ...]  # position of each prompt's first completion token
+    pixels_XC: Tensor | None  # patches of the distinct images
+    grids: tuple[tuple[int, int, int], ...]  # of the distinct images
+    shown: tuple[int, ...]  # index of a distinct image, in the order in which prompts show them
 
 
 def mrope_positions(
@@ -79,31 +79,19 @@ def mrope_positions(
     return torch.cat(columns, dim=1), position
 
 
-def collate(prompts: Sequence[PromptInputs], pad_id: int, device: Any = "cpu") -> PromptBatch:
-    """Pad prompts on the right and keep every distinct image once."""
-    width = max(p.input_ids.shape[0] for p in prompts)
-    input_ids = torch.full((len(prompts), width), pad_id, dtype=torch.long)
-    positions = torch.zeros((3, len(prompts), width), dtype=torch.long)
-    distinct: dict[str, int] = {}
-    images: list[ImageInputs] = []
-    order: list[int] = []
-    for row, prompt in enumerate(prompts):
-        length = prompt.input_ids.shape[0]
-        input_ids[row, :length] = prompt.input_ids
-        positions[:, row, :length] = prompt.position_ids
-        for image in prompt.images:
-            if image.digest not in distinct:
-                distinct[image.digest] = len(images)
-                images.append(image)
-            order.append(distinct[image.digest])
+def collate(prompts: Sequence[PromptInputs], device: Any = "cpu") -> PromptBatch:
+    """Put prompts behind one another; an image that several of them show is kept once."""
+    distinct: dict[str, ImageInputs] = {image.digest: image for p in prompts for image in p.images}
+    index = {digest: i for i, digest in enumerate(distinct)}
+    pixels = [image.pixel_values for image in distinct.values()]
     return PromptBatch(
-        input_ids_BP=input_ids.to(device),
-        position_ids_3BP=positions.to(device),
-        lengths_B=torch.tensor([p.input_ids.shape[0] for p in prompts], device=device),
-        next_position_B=torch.tensor([p.next_position for p in prompts], device=device),
-        pixel_values=torch.cat([i.pixel_values for i in images]).to(device) if images else None,
-        image_grid_thw=torch.tensor([i.grid_thw for i in images], device=device) if images else None,
-        image_order=tuple(order),
+        input_ids_S=torch.cat([p.input_ids for p in prompts]).to(device),
+        position_ids_3S=torch.cat([p.position_ids for p in prompts], dim=1).to(device),
+        lengths=tuple(p.input_ids.shape[0] for p in prompts),
+        next_positions=tuple(p.next_position for p in prompts),
+        pixels_XC=torch.cat(pixels).to(device) if pixels else None,
+        grids=tuple(image.grid_thw for image in distinct.values()),
+        shown=tuple(index[image.digest] for p in prompts for image in p.images),
     )
 
 

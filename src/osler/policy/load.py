@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 from transformers.utils import cached_file
 
 from osler.data.images import image_digest, open_image
 from osler.errors import BadInput
-from osler.policy.attention import ATTENTION_NAME
 from osler.policy.inputs import ImageInputs, PromptInputs, mrope_positions
 from osler.policy.logits import LogitsProcessor
 from osler.prompts import Template, messages
@@ -43,6 +41,7 @@ class Policy:
     mask_placeholders: bool = True
     precision: str = "fp32"
     is_merged: bool = False  # an adapter was merged into its base: these weights lie in no file
+    kept: dict[str, Any] = field(default_factory=dict)  # what decoding keeps from call to call
     _images: OrderedDict[str, ImageInputs] = field(default_factory=OrderedDict)
     _images_bytes: int = 0
     _special_tokens: tuple[str, ...] = ()
@@ -209,7 +208,6 @@ def load_policy(
         first_line = str(error).strip().splitlines()[0]
         raise BadInput(f"model {path}: cannot be loaded: {first_line}") from error
     _refuse_partial_load(path, info)
-    use_layout_attention(model)
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model.eval()
     return Policy(model, tokenizer, processor, path, folder, mask_placeholders, precision)
@@ -223,18 +221,12 @@ def _refuse_partial_load(path: str, info: dict[str, Any]) -> None:
             raise BadInput(f"model {path}: {len(keys)} {kind.replace('_', ' ')}, e.g. {', '.join(some)}")
 
 
-def use_layout_attention(model: nn.Module) -> None:
-    """Route the language model's attention through `attention.layout_attention`; the tower keeps SDPA."""
-    model.model.language_model.config._attn_implementation = ATTENTION_NAME  # type: ignore[union-attr]
-
-
 def _load_adapter(path: str, folder: Path, **options: Any) -> Policy:
     from peft import PeftModel
 
     base, revision = _adapter_base(folder)
     policy = load_policy(base, revision=revision, **options)
     merged: Any = PeftModel.from_pretrained(policy.model, str(folder)).merge_and_unload()
-    use_layout_attention(merged)
     return replace(policy, model=merged, path=path, folder=folder, is_merged=True)
 
 

@@ -7,6 +7,7 @@ distribution. A sampled image placeholder would desynchronise text and image fea
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -25,6 +26,11 @@ class LogitsProcessor:
         if self.temperature not in (0.0, 1.0):
             logits = logits / self.temperature
         if self.masked_ids:
-            ids = torch.tensor(self.masked_ids, device=logits.device)
-            logits = logits.index_fill(-1, ids, float("-inf"))
+            logits = logits.index_fill(-1, column_index(self.masked_ids, logits.device), float("-inf"))
         return logits
+
+
+@lru_cache(maxsize=64)  # a captured decoding step cannot copy from the host
+def column_index(ids: tuple[int, ...], device: torch.device) -> Tensor:
+    """Token ids as an index of columns on the device."""
+    return torch.tensor(ids, dtype=torch.long, device=device)

@@ -112,9 +112,6 @@ def build_learner(
             checkpoints.restore_adapter(resumed.folder, adapter)
     elif model.freeze_vision_tower:
         policy.model.model.visual.requires_grad_(False)
-    if model.gradient_checkpointing:
-        policy.model.gradient_checkpointing_enable({"use_reentrant": False})
-        policy.model.train()  # stock modules recompute only in training mode; nothing here uses dropout
     named = {n: p for n, p in policy.model.named_parameters() if p.requires_grad}
     optimizer = build_optimizer(named.values(), config.optim, config.seed)
     if resumed is not None:

@@ -66,7 +66,8 @@ class SftMethod:
         self.config, self.world, self.learner = config, world, learner
         self.examples_at, self.num_steps = examples_at, num_steps
         policy = learner.policy
-        self.forward = PolicyForward(policy.model, policy.logits_processor(1.0), policy.precision)
+        processor, recompute = policy.logits_processor(1.0), config.model.gradient_checkpointing
+        self.forward = PolicyForward(policy.model, processor, policy.precision, recompute)
 
     def fill_gradients(self, step: int, clock: Clock) -> StepReport:
         """Mean negative log-likelihood over the completion tokens of the whole step."""
@@ -84,10 +85,10 @@ class SftMethod:
             batch = mine[start : start + size]
             with clock.part("data"):
                 prompts = [policy.prompt_inputs(e.question, e.template) for e, _ in batch]
-                inputs = collate(prompts, policy.pad_id, policy.device)
+                inputs = collate(prompts, policy.device)
                 ids, mask = pad_completions([[t] for _, t in batch], policy.pad_id, policy.device)
             with clock.part("loss"):
-                logprobs, entropy = self.forward(inputs, ids, mask)
+                logprobs, entropy = self.forward(inputs, ids, mask, with_entropy=True)
                 loss = -logprobs.sum() / num_tokens
                 loss.backward()
                 loss_sum += float(loss.detach())

@@ -67,7 +67,8 @@ class GrpoMethod:
         self.num_steps = len(self.plan)
         processor = learner.policy.logits_processor(self.grpo.temperature)
         precision = config.model.precision
-        self.forward = PolicyForward(learner.policy.model, processor, precision)
+        recompute = config.model.gradient_checkpointing
+        self.forward = PolicyForward(learner.policy.model, processor, precision, recompute)
         self.reference: PolicyForward | None = None
         self.offloaded: OffloadedModel | None = None
         if self.grpo.kl_coef > 0:
@@ -192,7 +193,7 @@ class GrpoMethod:
         prompts = [policy.prompt_inputs(p.group.question, self.template) for p in groups]
         rows = [[r.completion.token_ids for r in p.group.rollouts] for p in groups]
         ids, mask = pad_completions(rows, policy.pad_id, policy.device)
-        return Microbatch(tuple(groups), collate(prompts, policy.pad_id, policy.device), ids, mask)
+        return Microbatch(tuple(groups), collate(prompts, policy.device), ids, mask)
 
     def _reference_logprobs(self, batches: Sequence[Microbatch], clock: Clock) -> Sequence[Tensor | None]:
         """[N, T] of each micro-batch, or None where there is no reference."""
@@ -204,7 +205,9 @@ class GrpoMethod:
     def _accumulate(
         self, batch: Microbatch, ref_NT: Tensor | None, over: Denominators, sums: LossSums
     ) -> None:
-        logprobs_BGT, entropy_BGT = self.forward(batch.inputs, batch.ids_BGT, batch.mask_BGT)
+        logprobs_BGT, entropy_BGT = self.forward(
+            batch.inputs, batch.ids_BGT, batch.mask_BGT, with_entropy=True
+        )
         logprobs_NT, device = logprobs_BGT.flatten(0, 1), logprobs_BGT.device
         rollouts = [r for p in batch.groups for r in p.group.rollouts]
         trained_N = torch.tensor([self._trained_tokens(r) > 0 for r in rollouts], device=device)
