@@ -73,7 +73,7 @@ def test_logprobs_and_entropies_are_trls(tmp_path: Path) -> None:
     ids, mask = pad_completions(COMPLETIONS, policy.pad_id, "cpu")
     forward = PolicyForward(policy.model, policy.logits_processor(TEMPERATURE))
     with torch.no_grad():
-        logprobs, entropies = forward(collate(prompts, policy.pad_id, "cpu"), ids, mask)
+        logprobs, entropies = forward(collate(prompts), ids, mask, with_entropy=True)
     for name, found in (("logprobs", logprobs), ("entropies", entropies)):
         for n, expected in enumerate(GOLDEN["completions"][name]):
             row = found[n // GROUP_SIZE, n % GROUP_SIZE, : len(expected)]

@@ -109,7 +109,7 @@ class OslerSide:
         prompts = [policy.prompt_inputs(q, ASK) for q in self.case.first_questions]
         rows = [list(map(list, group)) for group in self.case.completions]
         ids, mask = pad_completions(rows, policy.pad_id, policy.device)
-        batch = collate(prompts, policy.pad_id, policy.device)
+        batch = collate(prompts, policy.device)
         return self.method.forward(batch, ids, mask)[0].flatten(0, 1)
 
 

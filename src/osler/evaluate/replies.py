@@ -11,7 +11,7 @@ from osler.answers import outcome_of
 from osler.evaluate.scoring import LETTER_LOGPROB, READERS, TextReader, read_logprobs
 from osler.prompts import Template
 from osler.records import Completion, Extraction, Prediction, Question
-from osler.rollout.engine import choice_logprobs
+from osler.rollout.choices import choice_logprobs
 from osler.rollout.sampling import Sampling
 
 Complete = Callable[..., Sequence[tuple[Completion, ...]]]
