@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -320,6 +321,26 @@ def test_examples_mix_outcomes_and_show_what_was_read(study: Path) -> None:
     assert all([c.is_gold for c in card.choices].count(True) == 1 for card in cards)
     assert [c.question for c in cards] == [c.question for c in cards_for("test", runs, 6)]
     assert len(cards_for("test", runs, 100)) == 12
+
+
+def test_compared_letters_are_shown_where_nothing_was_written(tmp_path: Path) -> None:
+    question = make_questions(tmp_path / "images")[0]
+    run = tmp_path / "run"
+    write_evaluation(run, [question], texts=[""])
+    path = run / "predictions" / "test.jsonl"
+    header, row = map(json.loads, path.read_text().splitlines())
+    header["header"]["scorer"] = "letter-logprob"
+    logprobs = [math.log(p) for p in (0.7, 0.15, 0.1, 0.05)]
+    row |= {"choice_logprobs": logprobs, "outcome": "correct"}
+    row["extraction"] = {"index": 0, "how": "letter-logprob", "span": None}
+    path.write_text(f"{json.dumps(header)}\n{json.dumps(row)}\n")
+    summary = json.loads((run / "summary.json").read_text())
+    summary["evaluations"]["test"]["header"]["scorer"] = "letter-logprob"
+    (run / "summary.json").write_text(json.dumps(summary))
+    write_report([run], tmp_path / "page.html")
+    text = read(tmp_path / "page.html")[1].text
+    for part in ("A 70.0 %, B 15.0 %", "not calibrated", "not made to write", "think, letter-logprob"):
+        assert part in text, part
 
 
 def test_changed_or_missing_images_are_said_and_not_shown(study: Path, tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def name_of(data: str) -> str:
 def run_evaluation(
     request: Request,
     blind: BlindFit | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
     note: Callable[[str], None] = lambda text: None,
 ) -> Summary:
     """Evaluate and write `config.json`, `environment.json`, `predictions/`, `questions/`, `summary.json`.
@@ -105,25 +105,18 @@ def run_evaluation(
         request.limit,
     )
     blind = None if blind is None else without_test_questions(blind, questions, note)
-    precision = request.precision or how.precision
-    min_pixels = how.min_pixels if request.min_pixels is None else request.min_pixels
-    max_pixels = how.max_pixels if request.max_pixels is None else request.max_pixels
-    policy = load_policy(request.model, precision=precision, min_pixels=min_pixels, max_pixels=max_pixels)
+    settings = _settings(request, how)
+    policy = load_policy(request.model, **settings)
     digest = model_digest(checkpoint_folder(request.model))
     sampling = Sampling(
         max_completion_tokens=request.max_completion_tokens or how.max_completion_tokens,
         temperature=request.temperature,
         seed=request.seed,
     )
-    settings = {"min_pixels": min_pixels, "max_pixels": max_pixels, "precision": precision}
     test_set = name_of(request.data)
     name = scored_name(test_set, request.scorer)
-    facts = {
-        "data": request.data,
-        "limit": request.limit,
-        "num_questions": len(questions),
-        "scorer": request.scorer,
-    }
+    facts = {"data": request.data, "limit": request.limit, "scorer": request.scorer}
+    facts["num_questions"] = len(questions)
     shared = {"model_digest": digest, "template": template.name, **asdict(sampling), **settings}
     if not in_training_run:
         _write_config(request, resolve_checkpoint(request.model), shared, name, facts)
@@ -145,6 +138,15 @@ def run_evaluation(
         note=note,
     )
     return finish(request.out, name, questions, predictions, blind)
+
+
+def _settings(request: Request, how: HowTrained) -> dict[str, Any]:
+    """Image bounds and precision: as asked for, else as trained."""
+    return {
+        "min_pixels": how.min_pixels if request.min_pixels is None else request.min_pixels,
+        "max_pixels": how.max_pixels if request.max_pixels is None else request.max_pixels,
+        "precision": request.precision or how.precision,
+    }
 
 
 def finish(

@@ -85,21 +85,17 @@ def evaluate(
     scorer: str = DEFAULT_SCORER,
     batch_size: int = 32,
     complete: Complete = engine_complete,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
     note: Callable[[str], None] = log.warning,
 ) -> tuple[Prediction, ...]:
-    """One completion per question, in the order of `questions`; `predictions/<name>.jsonl` grows as it goes.
-
-    `scorer` is one of `osler.evaluate.scoring.SCORERS`; another one than ours adds its name to the file's.
-    Completions that another scorer's file holds already are read again, not asked for again. The scorer
-    letter-logprob has the model write nothing where the template puts the answer first.
+    """One answer per question, in the order of `questions`; `predictions/<name>.jsonl` grows as it goes.
 
     Answers already in the file are kept and not asked again, provided that they came from the same model
     digest, template and settings and that the question is unchanged. `settings` are recorded beside
     `sampling`. A question whose image cannot be read gives a Prediction with `error`; it is asked again
-    on the next call. `progress(done, total)` is called at the start and after every batch of `batch_size`.
-
-    Also writes `questions/<name>.jsonl`: id, text, choices and image paths, for the pages that show them.
+    on the next call. A `scorer` other than ours (`osler.evaluate.scoring`) adds its name to the file's, and
+    reads the completions that another scorer's file holds. `progress(done, total)` is called at the start
+    and after every `batch_size` questions. `questions/<name>.jsonl` gets what the pages show of them.
 
     Raises BadInput for duplicate ids, for a file that answers other questions or another model, and for
     a `name` that is no plain file name.
@@ -119,17 +115,15 @@ def evaluate(
     with PredictionWriter(out_dir / "predictions" / f"{header.name}.jsonl", header, note) as writer:
         done = _already_answered(writer, questions)
         _write_questions(out_dir / "questions" / f"{header.name}.jsonl", questions)
-        unread = [q for q in questions if q.id not in done]
-        again = _read_again(writer.path, name, header, unread, template)
+        if done:
+            note(f"{header.name}: {len(done)} of {len(questions)} questions were already answered")
+        again = _read_again(writer.path, name, header, [q for q in questions if q.id not in done], template)
+        if again:
+            note(f"{header.name}: {len(again)} completions are read again; the model is not asked")
         writer.append(again)
         done.update({p.question_id: p for p, _ in again})
         waiting = [q for q in questions if q.id not in done]
-        if again:
-            note(f"{header.name}: {len(again)} completions are read again; the model is not asked")
-        elif done:
-            note(f"{header.name}: {len(done)} of {len(questions)} questions were already answered")
-        if progress is not None:
-            progress(len(done), len(questions))
+        progress(len(done), len(questions))
         for start in range(0, len(waiting), batch_size):
             batch = waiting[start : start + batch_size]
             answers = _answer_batch(policy, batch, template, sampling, complete, scorer)
@@ -137,8 +131,7 @@ def evaluate(
                 (a, question_digest(q, a.image_digest)) for q, a in zip(batch, answers, strict=True)
             )
             done.update({a.question_id: a for a in answers})
-            if progress is not None:
-                progress(len(done), len(questions))
+            progress(len(done), len(questions))
     return tuple(done[q.id] for q in questions)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
+from math import exp
 
 from PIL import Image
 
@@ -20,6 +21,7 @@ from osler.evaluate.predictions import QuestionText, StoredPredictions
 from osler.prompts import thinking_spans
 from osler.records import LETTERS, Outcome, Prediction
 from osler.report.runs import Evaluated, Run
+from osler.report.tables import asked_how
 
 MAX_SIDE = 320  # pixels of an embedded image
 MAX_TEXT = 6000  # characters shown of one completion
@@ -58,6 +60,7 @@ class Reply:
     choice: str
     how: str  # Extraction.how
     segments: tuple[Segment, ...]
+    probabilities: str  # of the letters, "" where they were not compared
     num_tokens: int
     truncated: bool
     cut: int  # characters left out of a very long completion
@@ -190,17 +193,22 @@ def _reply(one: _Asked, question: QuestionText, question_id: str) -> Reply:
     known = index is not None and index < len(question.choices)
     return Reply(
         model=one.run.label,
-        template=one.evaluated.summary.header.template,
+        template=asked_how(one.evaluated.summary.header),
         outcome=_outcome(prediction),
         letter=LETTERS[index] if known and index is not None else "",
         choice=visible(question.choices[index]) if known and index is not None else "",
         how=prediction.extraction.how,
         segments=segments(prediction.text[:MAX_TEXT], prediction.extraction.span),
+        probabilities=_probabilities(prediction.choice_logprobs or ()),
         num_tokens=prediction.num_tokens,
         truncated=prediction.truncated and prediction.outcome is not Outcome.TRUNCATED,
         cut=max(0, len(prediction.text) - MAX_TEXT),
         error=visible(prediction.error),
     )
+
+
+def _probabilities(logprobs: Sequence[float]) -> str:
+    return ", ".join(f"{letter} {100 * exp(v):.1f} %" for letter, v in zip(LETTERS, logprobs, strict=False))
 
 
 def segments(text: str, span: tuple[int, int] | None) -> tuple[Segment, ...]:
