@@ -21,14 +21,19 @@ from osler.answers import extract_answer
 from osler.audit.blind import fit_blind
 from osler.data.labels import meaning_of_file_name
 from osler.data.load import load_questions
-from osler.evaluate.stats import accuracy_interval, paired_cluster_bootstrap
+from osler.evaluate.stats import (
+    accuracy_interval,
+    cluster_flip_test,
+    mcnemar,
+    paired_cluster_bootstrap,
+)
 from osler.records import Modality, Question
 
 RUNS = 3
 RESAMPLES = 10_000
 NUM_ANSWERS, NUM_IMAGES = 17_000, 6_000
 NUM_CHARACTERS = 1_000_000
-PIECES = ("<answer>", "</answer>", "<think>", "</think>", " ", "\n", "(((", "answer is ", "I cannot ")
+PIECES = ("<answer>", "</answer>", "<think>", "</think>", " ", "\n", "(((", "answer is ", "选", "I cannot ")
 CHOICES = ("Fracture", "Kidney", "Normal", "CT")
 LINE = "{:<58} {:>9} {:>9}"
 
@@ -49,6 +54,8 @@ def statistics() -> None:
     size = f"{RESAMPLES:,} resamples of {NUM_ANSWERS:,} answers"
     show(f"accuracy interval, {size}", lambda: accuracy_interval(a, images, resamples=RESAMPLES))
     show(f"difference, {size}", lambda: paired_cluster_bootstrap(a, b, images, resamples=RESAMPLES))
+    show(f"McNemar, {NUM_ANSWERS:,} answers", lambda: mcnemar(a, b))
+    show(f"McNemar by image, {NUM_ANSWERS:,} answers", lambda: cluster_flip_test(a, b, images))
 
 
 def completions() -> None:
