@@ -26,6 +26,9 @@ OPTIONS = {
         "IMAGE", "MODEL", "QUESTION",
     ],
     "osler compare": ["--help", "--json", "--margin", "--out", "RUN_A", "RUN_B"],
+    "osler audit": [
+        "--help", "--images", "--json", "--no-images", "--out", "--skip-bad", "TEST", "TRAIN",
+    ],
     "osler data check": [
         "--group", "--help", "--images", "--json", "--modality", "--no-images", "--skip-bad", "DATA",
     ],

@@ -357,7 +357,8 @@ def test_the_record_holds_the_data_as_they_were(tmp_path: Path, capsys: pytest.C
         record = read_repair(out, split)
         assert record is not None
         wanted = {q.id: replace(q, images=()) for q in source if split in (None, q.split)}
-        assert {q.id: replace(q, source="") for q in record.before} == wanted
+        assert {q.id: replace(q, source="", images=()) for q in record.before} == wanted
+        assert len({q.images for q in record.before}) == len(wanted)
         assert record.rules.keys() | record.reasons.keys() == wanted.keys()
     kept = load_questions(out, no_images=True).questions
     assert json.loads((out / "repair.json").read_text())["options"]["one_stem"] is True

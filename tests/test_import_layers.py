@@ -25,9 +25,9 @@ LAYERS = {
     "osler.phantom": 2.0,
     "osler.tracking": 2.0,
     "osler.costs": 2.0,
-    "osler.audit": 6.0,
+    "osler.audit": 2.2,  # of data: no model
     "osler.audit.blind": 2.0,
-    "osler.audit.leakage": 2.0,
+    "osler.audit.reasoning": 6.0,  # of a model
     "osler.evaluate": 5.0,
     "osler.evaluate.stats": 2.0,
     "osler.evaluate.power": 2.0,

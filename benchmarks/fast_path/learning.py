@@ -34,7 +34,7 @@ from osler.records import Completion, Modality, Question, Reward
 from osler.rewards import build_rubric
 from osler.tracking import JsonLines
 from osler.train.run import train, training_questions
-from osler.train.schedule import num_slots, slot_indices
+from osler.train.schedule import num_slots, slot_questions
 
 IMAGES, DATA_SEED = 900, 2025
 IMAGE_PIXELS, MAX_TOKENS = 140, 40
@@ -78,7 +78,8 @@ def question_order(config: TrainConfig, questions: list[Question]) -> list[Quest
     size = config.grpo.questions_per_step
     slots = num_slots(len(questions), size, config.grpo.epochs)
     slots = min(slots, config.grpo.max_steps) if config.grpo.max_steps else slots
-    return [questions[i] for s in range(slots) for i in slot_indices(s, len(questions), size, config.seed)]
+    permute = config.data.permute_choices
+    return [q for s in range(slots) for q in slot_questions(questions, s, size, config.seed, permute)]
 
 
 def timed_training(work: Callable[[], list[float]]) -> Learnt:

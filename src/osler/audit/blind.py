@@ -62,7 +62,7 @@ class BlindModel:
         question id and choice text, so that the choice does not depend on the order in which they stand.
         """
         chosen = [
-            _best(question, scores)
+            best_choice(question, scores)
             for question, scores in zip(questions, self.scores(questions), strict=True)
         ]
         return np.array(chosen, dtype=np.int64)
@@ -133,6 +133,13 @@ def cross_validated_blind(
     return chosen
 
 
+def best_choice(question: Question, scores: Sequence[float] | NDArray[np.float64]) -> int:
+    """The position with the highest score; of equal ones the same text, in whatever order they stand."""
+    highest = max(scores)
+    tied = [position for position, score in enumerate(scores) if score == highest]
+    return tied[0] if len(tied) == 1 else min(tied, key=partial(_digest, question))
+
+
 def _words(text: str) -> list[str]:
     """Lower-case words; a text of signs alone ("+") counts as one word."""
     return _WORD.findall(text.lower()) or [text.strip()]
@@ -149,11 +156,6 @@ def _choice_words(choice: str) -> set[str]:
 
 def _digest(question: Question, position: int) -> bytes:
     return blake2b(f"{question.id}\0{question.choices[position]}".encode(), digest_size=16).digest()
-
-
-def _best(question: Question, scores: NDArray[np.float64]) -> int:
-    tied = np.flatnonzero(scores == scores.max())
-    return min(tied.tolist(), key=partial(_digest, question))
 
 
 def _feature_keys(

@@ -15,7 +15,8 @@ from types import FrameType
 
 import typer
 
-from osler.cli import evaluation as evaluation  # registers its commands
+from osler.cli import audit as audit  # registers its command, as the next line does
+from osler.cli import evaluation as evaluation
 from osler.cli.commands import app
 from osler.cli.output import Terminated
 from osler.errors import BadInput

@@ -49,6 +49,7 @@ def load_questions(
     *,
     images_root: str | os.PathLike[str] | None = None,
     no_images: bool = False,
+    missing_ok: bool = False,
     modality: Modality | str | None = None,
     skip_bad: bool = False,
     split: str | None = None,
@@ -59,6 +60,7 @@ def load_questions(
     - `images_root`: where relative image paths start. Default: the OmniMedVQA root, our own folder, else
       the folder of the question file. Image paths come out absolute.
     - `no_images`: look no image up; paths stay as the files write them.
+    - `missing_ok`: a question whose image is not there is kept, its path as the file writes it.
     - `modality`: for questions whose source does not say; where it says otherwise the row is bad.
     - `skip_bad`: leave bad rows out and list them, instead of raising.
     - `split`: keep the questions of one split only (the field `split`, the ending `_train.json` of Med-R1's
@@ -72,7 +74,7 @@ def load_questions(
     root, split = path_and_split(path, split)
     if images_root is not None and not Path(images_root).is_dir():
         raise BadInput(f"{images_root}: no such folder to look for images in; check --images")
-    reader = RowReader(no_images=no_images, modality=parse_modality(modality))
+    reader = RowReader(no_images=no_images, missing_ok=missing_ok, modality=parse_modality(modality))
     files = _keep_part(root, find_question_files(root), split)
     stems = Counter(file.path.stem for file in files)
     for file in files:

@@ -5,7 +5,7 @@ answer is right more often than others. Wrong choices drawn from the right answe
 first and not the second. Balance ends both: the questions of one pool (`answer_pools`) and split are put in
 blocks in which no two have the same answer, and the answers of a block are the choices of all its questions.
 Among questions that show the same choices, each choice is then right equally often. Whatever a reader makes
-of the choices, and whatever he was trained on, he is right in one question of each block: chance. The stem
+of the choices, and whatever it was trained on, it is right in one question of each block: chance. The stem
 may still tell, unless all questions of a pool are asked with its one stem (`one_stem`).
 
 What no block takes is dropped and counted, unless `keep` wants a larger share of the questions. Then some of

@@ -1,7 +1,8 @@
 """What a repair did, written beside the questions that it made, and read back.
 
     questions.jsonl   every row has a key "repair": rule, pool, block, type; text, choices and answer before
-    dropped.jsonl     the questions left out, as they were, each with its "reason"
+    dropped.jsonl     the questions left out, as they were, each with its "reason"; an image is a digest of
+                      its path, which tells images apart and no more
     repair.json       options, counts by split and modality, and the pools with their answers and stem
 
 Together they hold the data set as it was before, so that an audit can show both.
@@ -9,6 +10,7 @@ Together they hold the data set as it was before, so that an audit can show both
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -36,7 +38,7 @@ class RepairRecord:
     'balanced'
     """
 
-    before: tuple[Question, ...]  # every question of the source as it was, kept ones first; images left out
+    before: tuple[Question, ...]  # every question of the source, kept ones first; images by digest of path
     rules: Mapping[str, str]  # id of a kept question -> how it got its choices
     reasons: Mapping[str, str]  # id of a dropped question -> why
     options: Mapping[str, Any]
@@ -62,12 +64,15 @@ def repair_counts(repaired: Repaired) -> list[dict[str, Any]]:
 
 def record_rows(repaired: Repaired) -> dict[str, dict[str, Any]]:
     """The extra key of every row of `questions.jsonl`, by question id."""
-    return {i: {REPAIR_KEY: dict(facts)} for i, facts in repaired.provenance.items()}
+    return {
+        question.id: {REPAIR_KEY: {**repaired.provenance[question.id], "images": _image_keys(question)}}
+        for question in repaired.questions
+    }
 
 
 def record_files(repaired: Repaired) -> dict[str, str]:
     """Name and text of the files that stand beside `questions.jsonl`."""
-    dropped = [{**question_to_row(q, ()), "reason": reason} for q, reason in repaired.dropped]
+    dropped = [{**question_to_row(q, _image_keys(q)), "reason": reason} for q, reason in repaired.dropped]
     pools = [
         {
             "name": pool.name,
@@ -104,7 +109,7 @@ def read_repair(folder: Path, split: str | None = None) -> RepairRecord | None:
             text=was[question.id]["text"],
             choices=tuple(was[question.id]["choices"]),
             answer_index=was[question.id]["answer_index"],
-            images=(),
+            images=tuple(was[question.id]["images"]),
         )
         for question in kept
     ]
@@ -120,6 +125,10 @@ def read_repair(folder: Path, split: str | None = None) -> RepairRecord | None:
         reasons={question.id: reasons[question.id] for question in dropped},
         options=json.loads(read_text(folder / REPAIR_FILE))["options"],
     )
+
+
+def _image_keys(question: Question) -> list[str]:
+    return [hashlib.sha256(path.encode()).hexdigest()[:16] for path in question.images]
 
 
 def _row(path: Path, numbered: tuple[int, Any]) -> dict[str, Any]:

@@ -136,10 +136,12 @@ class RowReader:
     """Collects the checked questions, the bad rows and the warnings of one data set.
 
     Image paths are looked up once each. With `no_images` nothing is looked up and `Question.images` holds
-    the paths as the files write them.
+    the paths as the files write them; with `missing_ok` it holds them so where no file is there.
     """
 
-    def __init__(self, *, no_images: bool = False, modality: Modality | None = None) -> None:
+    def __init__(
+        self, *, no_images: bool = False, missing_ok: bool = False, modality: Modality | None = None
+    ) -> None:
         self.questions: list[Question] = []
         self.bad: list[BadRow] = []
         self.warnings: Counter[str] = Counter()
@@ -147,6 +149,7 @@ class RowReader:
         self.missing_images: dict[str, None] = {}
         self.num_rows = 0
         self._no_images = no_images
+        self._missing_ok = missing_ok
         self._modality = modality
         self._first_seen: dict[str, str] = {}
         self._contents: set[tuple[str, tuple[str, ...], tuple[str, ...]]] = set()
@@ -251,8 +254,9 @@ class RowReader:
             if problem is not None:
                 if problem.kind == "missing_image":
                     self.missing_images[full] = None
-                raise problem
-            found.append(full)
+                if problem.kind != "missing_image" or not self._missing_ok:
+                    raise problem
+            found.append(full if problem is None else path)
         return tuple(found)
 
 

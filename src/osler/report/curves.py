@@ -18,7 +18,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 Points = Sequence[tuple[float, float]]
 Metrics = Mapping[str, Points]
@@ -97,7 +97,7 @@ def training_panels(metrics: Metrics, key: str = "") -> list[Panel]:
         names = _resolve(spec.names, metrics)
         if names:
             lines = {name: metrics[name] for name in names}
-            panels.append(_draw(spec.title, "step", lines, key, note=spec.note, fraction=spec.fraction))
+            panels.append(draw_panel(spec.title, "step", lines, key, note=spec.note, fraction=spec.fraction))
     return panels
 
 
@@ -119,7 +119,7 @@ def validation_panel(metrics: Metrics, levels: Mapping[str, Sequence[Level]], ke
     if not in_visits:
         lines = {name.removeprefix(prefix): list(metrics[name]) for name in names}
     marks = [level for name in lines for level in levels.get(name, ())]
-    return _draw(
+    return draw_panel(
         "Validation accuracy",
         "question visits" if in_visits else "step",
         lines,
@@ -158,7 +158,7 @@ def rolling_mean(points: Points, window: int) -> list[tuple[float, float]]:
     return [(x, (sums[b] - sums[a]) / (b - a)) for (x, _), (a, b) in zip(points, edges, strict=True)]
 
 
-def _draw(
+def draw_panel(
     title: str,
     x_label: str,
     lines: Mapping[str, Points],
@@ -168,7 +168,9 @@ def _draw(
     fraction: bool = False,
     smooth: bool = True,
     levels: Sequence[Level] = (),
+    log_x: bool = False,
 ) -> Panel:
+    """One panel of at most six lines; `fraction`: y runs from 0 to 1; `levels`: horizontal marks."""
     figure = Figure(figsize=(4.9, 2.7), dpi=72)
     FigureCanvasSVG(figure)
     axes = figure.add_axes((0.115, 0.125, 0.865, 0.83))
@@ -190,7 +192,7 @@ def _draw(
         legend.append(
             Legend("ink", "2 2" if "chance" in level.name else "6 2", level.name, "", _number(level.value))
         )
-    _dress(axes, fraction)
+    _dress(axes, fraction, log_x)
     return Panel(title, x_label, _svg(figure, title, key), tuple(legend), note)
 
 
@@ -198,7 +200,7 @@ def _columns(points: Points) -> tuple[list[float], list[float]]:
     return [x for x, _ in points], [y for _, y in points]
 
 
-def _dress(axes: Axes, fraction: bool) -> None:
+def _dress(axes: Axes, fraction: bool, log_x: bool) -> None:
     if fraction:
         axes.set_ylim(-0.03, 1.03)
     else:
@@ -206,7 +208,12 @@ def _dress(axes: Axes, fraction: bool) -> None:
         if high - low < 1e-12 or 0 <= low < 0.4 * high:
             axes.set_ylim(bottom=min(low, 0.0))
     axes.margins(x=0.02)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    if log_x:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     # Matplotlib would move a common factor (1e-5) out of the labels and out of the drawing.
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}".replace("e-0", "e-")))

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib import resources
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
-from osler import __version__
 from osler.evaluate.compare import Comparison
-from osler.report.comparison import ComparisonSection, comparison_sections
+from osler.report.comparison import comparison_sections
 from osler.report.curves import Legend, Level, Panel, training_panels, validation_panel
-from osler.report.examples import Card, cards_for, visible
+from osler.report.examples import cards_for
 from osler.report.groups import Group, groups_of
+from osler.report.rendering import render, write_whole
 from osler.report.runs import Run, find_runs, read_run
-from osler.report.tables import Matrix, TestSet, flatten, overview, strip_grid, test_sets
+from osler.report.tables import flatten, overview, strip_grid, test_sets
 
 CARDS_PER_TEST_SET = 6
 
@@ -76,12 +69,17 @@ def write_report(
         progress(f"curves of {run.label}")
         sections.append(_section(f"run{number}", run))
     compared = comparison_sections(comparisons, runs)
-    html = _render(title, overview(runs), tables, galleries, sections, compared, _asked_about_phantoms(runs))
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
-    partial.write_text(html, encoding="utf-8")
-    os.replace(partial, out)
+    values = {
+        "title": title,
+        "overview": overview(runs),
+        "test_sets": tables,
+        "grid": strip_grid(),
+        "galleries": [(name, found) for name, found in galleries if found],
+        "sections": sections,
+        "comparisons": compared,
+        "is_phantom": _asked_about_phantoms(runs),
+    }
+    out = write_whole(render("page.html.j2", ("style.css",), values), Path(out))
     return PageFacts(
         path=out,
         runs=tuple(run.label for run in runs),
@@ -142,42 +140,3 @@ def _asked_about_phantoms(runs: Sequence[Run]) -> bool:
     # caveat too: one too many does no harm, a missing one would.
     sets = {p.dataset for run in runs for e in run.evaluations for p in e.stored.predictions}
     return any("phantom" in name.lower() for name in sets)
-
-
-def _render(
-    title: str,
-    matrix: Matrix | None,
-    tables: Sequence[TestSet],
-    galleries: Sequence[tuple[str, Sequence[Card]]],
-    sections: Sequence[_RunSection],
-    compared: Sequence[ComparisonSection],
-    is_phantom: bool,
-) -> str:
-    style = (resources.files("osler.report") / "templates" / "style.css").read_text(encoding="utf-8")
-    environment = Environment(
-        loader=PackageLoader("osler.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_shown,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals["svg"] = Markup  # only our own drawings pass through it
-    return environment.get_template("page.html.j2").render(
-        title=title,
-        version=__version__,
-        style=Markup(style),
-        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
-        overview=matrix,
-        test_sets=tables,
-        grid=strip_grid(),
-        galleries=[(name, cards) for name, cards in galleries if cards],
-        sections=sections,
-        comparisons=compared,
-        is_phantom=is_phantom,
-    )
-
-
-def _shown(value: object) -> object:
-    """Whatever text the template prints goes through `visible`; our own markup does not need to."""
-    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value

@@ -1,0 +1,65 @@
+"""Whether the audit finds what phantom plants, and nothing else: five seeds of each.
+
+    python benchmarks/phantom_audit.py [--seeds 5] [--images 100]
+
+Every seed draws three benchmarks of all eight modalities (nothing planted, leak, shortcut) into a temporary
+folder and audits test against train. Printed are the checks that rose to warning or fault, and in how many of
+the scopes (all test questions, and each modality). Expected: nothing; the two image overlaps; the text-only
+rules.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from osler.audit.findings import Level
+from osler.audit.run import audit
+from osler.phantom.benchmark import write_benchmark
+
+IMAGE_CHECKS = {"image_overlap", "image_question_overlap"}
+TEXT_CHECKS = {"wrong_never_right", "option_prior", "stem_lookup", "blind_baseline"}
+# The planted wrong choices carry a word in front, so their form and frequency may tell, too.
+SIDE_EFFECTS = {"odd_one_out", "length", "label_free_prior"}
+
+
+def raised(plant: str | None, seed: int, images: int) -> Counter[str]:
+    """Check -> scopes in which it is a warning or a fault."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "phantom"
+        write_benchmark(out, images, seed, plant)
+        report = audit(str(out / "train"), str(out / "test"))
+    found = [f for f in report.findings if f.level in (Level.FAULT, Level.WARNING)]
+    return Counter(f.check for f in found)
+
+
+def as_expected(plant: str | None, found: Counter[str]) -> bool:
+    if plant is None:
+        return not found
+    if plant == "leak":
+        return set(found) == IMAGE_CHECKS
+    return TEXT_CHECKS <= set(found) <= TEXT_CHECKS | SIDE_EFFECTS
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Planted faults and the audit.")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--images", type=int, default=100)
+    given = parser.parse_args()
+    failed = 0
+    for plant in (None, "leak", "shortcut"):
+        for seed in range(given.seeds):
+            found = raised(plant, seed, given.images)
+            ok = as_expected(plant, found)
+            failed += not ok
+            checks = ", ".join(f"{check} in {count}" for check, count in sorted(found.items())) or "nothing"
+            verdict = "as expected" if ok else "NOT AS EXPECTED"
+            print(f"{plant or 'nothing':<9} seed {seed}: {verdict}: {checks}", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

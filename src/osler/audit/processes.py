@@ -1,0 +1,26 @@
+"""Work spread over processes; results come in the order of the work, so their number changes nothing."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def spread(work: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Result]:
+    """`work` of every item, by at most `workers` processes; with one of either it stays in this process."""
+    if workers <= 1 or len(items) < 2:
+        yield from map(work, items)
+        return
+    # Not forked: libraries that already run threads here would hang in a copy of this process.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(items)), mp_context=context) as pool:
+        try:
+            yield from pool.map(work, items)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
