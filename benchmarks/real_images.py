@@ -120,7 +120,7 @@ def main(data: Path, out: Path, steps: int, templates: Sequence[str]) -> None:
                     max_pixels=config.model.max_pixels,
                     batch_size=128,
                 )
-                summary = run_evaluation(request, blind)
+                summary = run_evaluation(request, blind).summary
                 found[f"{template} {Path(model).name} on {Path(test).stem}"] = percent(summary)
                 print(
                     f"{template:8} {Path(model).name:14} {Path(test).stem:14} {percent(summary)}", flush=True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,9 @@ from osler.config import TrainConfig, to_json
 from osler.data.folder import write_folder
 from osler.data.load import load_questions
 from osler.errors import BadInput
+from osler.evaluate import run
+from osler.evaluate.passes import MainPass, Pass
+from osler.evaluate.predictions import read_predictions
 from osler.evaluate.run import (
     BlindFit,
     Request,
@@ -22,7 +25,7 @@ from osler.evaluate.run import (
     run_evaluation,
     without_test_questions,
 )
-from osler.evaluate.summary import read_summaries
+from osler.evaluate.summary import read_findings, read_summaries
 from osler.evaluate.trained import how_trained, stored_pixel_bounds
 from osler.policy.load import model_digest
 from osler.records import Question
@@ -73,7 +76,7 @@ def test_one_split_of_a_data_set(data: Path) -> None:
 def test_a_whole_evaluation_and_the_same_again(tiny_folder: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     notes: list[str] = []
-    summary = run_evaluation(request(tiny_folder, data, out, template=None), note=notes.append)
+    summary = run_evaluation(request(tiny_folder, data, out, template=None), note=notes.append).summary
     assert "--template not given: think, the default" in notes
     assert summary.overall.n == 8 and summary.overall.chance == pytest.approx(1 / 3)
     # Four images cannot make five folds.
@@ -84,12 +87,12 @@ def test_a_whole_evaluation_and_the_same_again(tiny_folder: Path, data: Path, tm
     assert config["max_pixels"] == 401408 and len(config["model_digest"]) == 64
     assert json.loads((out / "environment.json").read_text())["model_digest"] == config["model_digest"]
     before = (out / "predictions/data-test.jsonl").read_bytes()
-    again = run_evaluation(request(tiny_folder, data, out), note=notes.append)
+    again = run_evaluation(request(tiny_folder, data, out), note=notes.append).summary
     assert again == summary and (out / "predictions/data-test.jsonl").read_bytes() == before
     assert notes[-1] == "data-test: 8 of 8 questions were already answered"
     with pytest.raises(BadInput, match="template"):
         run_evaluation(request(tiny_folder, data, out, template="nothink"))
-    second = run_evaluation(request(tiny_folder, data, out, data=str(data), limit=3))
+    second = run_evaluation(request(tiny_folder, data, out, data=str(data), limit=3)).summary
     assert [s.header.name for s in read_summaries(out)] == ["data-test", "data"] and second.overall.n == 3
     assert set(json.loads((out / "config.json").read_text())["test_sets"]) == {"data-test", "data"}
 
@@ -149,7 +152,7 @@ def test_a_run_is_asked_as_it_was_trained(tiny_folder: Path, data: Path, tmp_pat
     notes: list[str] = []
     summary = run_evaluation(
         request(tiny_folder, data, run, model=str(run), template=None), note=notes.append
-    )
+    ).summary
     assert "--template not given: nothink, as trained was trained" in notes
     assert summary.header.template == "nothink" and summary.header.settings["max_pixels"] == 12544
     assert (run / "config.json").read_bytes() == config  # the training's own configuration stays
@@ -167,6 +170,46 @@ def test_unreadable_training_questions_are_said_and_cross_validation_takes_over(
     captured = capfd.readouterr()
     assert json.loads(captured.out)["overall"]["n"] == 8
     assert "training questions of trained cannot be read" in captured.err
+
+
+@dataclass(frozen=True)
+class Counted:
+    n: int
+    right: int
+
+
+def test_passes_run_side_by_side_after_the_main_one(
+    tiny_folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Same policy, a variant's answers in a file of its own, the finding beside the numbers."""
+    out = tmp_path / "run"
+
+    def backwards(main: MainPass) -> Counted:
+        ask = main.variant("backwards", [replace(q, text=q.text[::-1]) for q in main.questions[:3]])
+        (answers,) = main.answer([ask])
+        return Counted(n=len(answers), right=sum(p.correct for p in answers))
+
+    def second(main: MainPass) -> Counted:
+        assert read_findings(out, "backwards"), "the first finding is on disk before the second pass begins"
+        return Counted(n=len(main.predictions), right=sum(p.correct for p in main.predictions))
+
+    def show(values: Counted, console: object) -> None:
+        raise AssertionError("nothing is printed here")
+
+    passes = [Pass(kind="backwards", ask=backwards, show=show), Pass(kind="again", ask=second, show=show)]
+    monkeypatch.setattr(run, "passes_of", lambda request: passes)
+    found = run_evaluation(request(tiny_folder, data, out))
+    assert [f.kind for f in found.findings] == ["backwards", "again"]
+    stored = read_predictions(out / "variants/backwards/predictions/data-test.jsonl")
+    assert len(stored.predictions) == 3 and stored.header.settings["variant"] == "backwards"
+    assert stored.header.settings["max_completion_tokens"] == 4
+    assert read_findings(out, "backwards") == {"data-test": asdict(found.findings[0].values)}
+    assert read_findings(out, "again")["data-test"]["n"] == 8
+    assert read_summaries(out) == (found.summary,)
+    # What another evaluation writes leaves the findings where they are.
+    run_evaluation(request(tiny_folder, data, out, data=str(data), limit=3))
+    assert set(read_findings(out, "again")) == {"data-test", "data"}
+    assert read_findings(out, "never") == read_findings(tmp_path, "never") == {}
 
 
 def test_pixel_bounds_of_a_checkpoint_folder(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from PIL import Image
 
 from osler.errors import BadInput
 from osler.evaluate.predictions import read_predictions
-from osler.evaluate.runner import choose_questions, evaluate
+from osler.evaluate.runner import Ask, answer_all, choose_questions, evaluate
 from osler.prompts import TEMPLATES, Template
 from osler.records import Completion, Modality, Outcome, Question, QuestionType
 from osler.rollout.sampling import Sampling
@@ -274,3 +275,41 @@ def test_progress_counts_to_the_end(questions: list[Question], tmp_path: Path) -
     seen: list[tuple[int, int]] = []
     run(questions, tmp_path / "run", FakeEngine(), progress=lambda done, total: seen.append((done, total)))
     assert seen == [(0, 10), (3, 10), (6, 10), (9, 10), (10, 10)]
+
+
+def test_variants_take_turns_and_each_goes_on_from_its_own_file(
+    questions: list[Question], tmp_path: Path
+) -> None:
+    def asks(engine: FakeEngine) -> list[Ask]:
+        shared: dict[str, Any] = {"template": THINK, "sampling": Sampling(), "complete": engine}
+        return [
+            Ask(
+                name="mri",
+                questions=part,
+                out_dir=tmp_path / variant,
+                settings={"variant": variant},
+                **shared,
+            )
+            for variant, part in (("whole", questions[:5]), ("half", questions[5:8]))
+        ]
+
+    seen: list[tuple[int, int]] = []
+    notes: list[str] = []
+    how: dict[str, Any] = {"model": "m", "model_digest": "d", "batch_size": 2, "note": notes.append}
+    first = FakeEngine(die_after=4)
+    with pytest.raises(KeyboardInterrupt):
+        answer_all(None, asks(first), **how)
+    assert first.asked == ["q0", "q1", "q5", "q6"]
+    second = FakeEngine()
+    progress: dict[str, Any] = {"progress": lambda done, total: seen.append((done, total))}
+    whole, half = answer_all(None, asks(second), **how, **progress)
+    assert second.asked == ["q2", "q3", "q7", "q4"] and seen == [(4, 8), (6, 8), (7, 8), (8, 8)]
+    assert [p.question_id for p in whole] == [f"q{i}" for i in range(5)]
+    assert [p.question_id for p in half] == ["q5", "q6", "q7"]
+    assert notes == [
+        "mri, whole: 2 of 5 questions were already answered",
+        "mri, half: 2 of 3 questions were already answered",
+    ]
+    shutil.move(tmp_path / "half/predictions/mri.jsonl", tmp_path / "whole/predictions/mri.jsonl")
+    with pytest.raises(BadInput, match=r"settings\.variant"):
+        answer_all(None, asks(FakeEngine()), **how)

@@ -118,7 +118,7 @@ def _train_and_test(model: Model, out: Path, config: TrainConfig, console: Conso
     )
     blind = BlindFit(name="the MRI training questions", questions=training_questions(config.data))
     with _bar(console, "testing") as advance:
-        return run_evaluation(request, blind, progress=advance, note=console.print)
+        return run_evaluation(request, blind, progress=advance, note=console.print).summary
 
 
 @contextmanager

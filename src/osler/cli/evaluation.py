@@ -68,8 +68,15 @@ def evaluate(
         )
         blind = _blind_fit(request, blind_from, output.note)
         with output.progress("questions") as advance:
-            summary = run_evaluation(request, blind, progress=advance, note=output.note)
-        output.result(summary_to_json(summary), lambda console: print_summary(summary, console))
+            found = run_evaluation(request, blind, progress=advance, note=output.note)
+
+        def show(console: Any) -> None:
+            print_summary(found.summary, console)
+            for finding in found.findings:
+                finding.show(finding.values, console)
+
+        values = summary_to_json(found.summary) | {f.kind: f.to_json() for f in found.findings}
+        output.result(values, show)
 
 
 def _blind_fit(request: Any, blind_from: str | None, note: Callable[[str], None]) -> Any:

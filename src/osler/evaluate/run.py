@@ -10,7 +10,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,10 +20,19 @@ import torch
 
 from osler.data.load import load_questions
 from osler.errors import BadInput
+from osler.evaluate.passes import Finding, MainPass, Pass
 from osler.evaluate.predictions import read_predictions
 from osler.evaluate.runner import choose_questions, evaluate
 from osler.evaluate.scoring import DEFAULT_SCORER, check_scorer, scored_name
-from osler.evaluate.summary import Summary, blind_baseline, cluster_of, summarize, write_summary
+from osler.evaluate.summary import (
+    BlindBaseline,
+    Summary,
+    blind_baseline,
+    cluster_of,
+    summarize,
+    write_finding,
+    write_summary,
+)
 from osler.evaluate.trained import HowTrained, how_trained
 from osler.policy.load import Policy, checkpoint_folder, load_policy, model_digest, resolve_checkpoint
 from osler.prompts import get_template
@@ -80,14 +89,28 @@ def name_of(data: str) -> str:
     return name.lstrip(".") or "test"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What came of a request: the numbers of the test set, and of every further pass."""
+
+    summary: Summary
+    findings: tuple[Finding, ...] = ()
+
+
+def passes_of(request: Request) -> list[Pass]:
+    """The further passes that were asked for, in the order in which they run."""
+    return []
+
+
 def run_evaluation(
     request: Request,
     blind: BlindFit | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     note: Callable[[str], None] = lambda text: None,
-) -> Summary:
+) -> Evaluation:
     """Evaluate and write `config.json`, `environment.json`, `predictions/`, `questions/`, `summary.json`.
 
+    The further passes follow over the same policy; each one's finding is on disk before the next begins.
     Raises BadInput for anything wrong with model, data or an `out` that belongs to another run.
     """
     how = how_trained(request.model)
@@ -137,7 +160,30 @@ def run_evaluation(
         progress=progress,
         note=note,
     )
-    return finish(request.out, name, questions, predictions, blind)
+    summary, baseline = finish(request.out, name, questions, predictions, blind)
+    main = MainPass(
+        policy=policy,
+        questions=questions,
+        predictions=predictions,
+        test_set=test_set,
+        template=template,
+        sampling=sampling,
+        header=summary.header,
+        blind=baseline,
+        out=request.out,
+        batch_size=request.batch_size,
+        progress=progress,
+        note=note,
+    )
+    return Evaluation(summary=summary, findings=tuple(run_passes(main, passes_of(request))))
+
+
+def run_passes(main: MainPass, passes: Sequence[Pass]) -> Iterator[Finding]:
+    """One finding per pass, each in `summary.json` before the next begins."""
+    for one in passes:
+        finding = Finding(kind=one.kind, values=one.ask(main), show=one.show)
+        write_finding(main.out, finding.kind, main.header.name, finding.to_json())
+        yield finding
 
 
 def _settings(request: Request, how: HowTrained) -> dict[str, Any]:
@@ -155,7 +201,7 @@ def finish(
     questions: Sequence[Question],
     predictions: Sequence[Prediction],
     blind: BlindFit | None,
-) -> Summary:
+) -> tuple[Summary, BlindBaseline]:
     """Fit the blind baseline, compute every number, write `blind/<name>.json` and `summary.json`."""
     header = read_predictions(out / "predictions" / f"{name}.jsonl").header
     clusters = {p.question_id: cluster_of(p) for p in predictions}
@@ -164,7 +210,7 @@ def finish(
     summary = summarize(predictions, header, baseline)
     _write_json(out / "blind" / f"{name}.json", asdict(baseline))
     write_summary(out, summary)
-    return summary
+    return summary, baseline
 
 
 def without_test_questions(

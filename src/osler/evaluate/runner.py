@@ -7,7 +7,9 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,20 @@ def choose_questions(questions: Sequence[Question], limit: int | None, seed: int
     return tuple(q for q in questions if q.id in chosen)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """One predictions file to be filled: the questions, and how they are asked."""
+
+    name: str  # of the test set
+    questions: Sequence[Question]
+    template: Template
+    sampling: Sampling
+    out_dir: Path  # holds predictions/ and questions/
+    scorer: str = DEFAULT_SCORER
+    settings: Mapping[str, Any] = field(default_factory=dict)  # recorded beside `sampling`
+    complete: Complete = engine_complete
+
+
 def evaluate(
     policy: Any,
     questions: Sequence[Question],
@@ -77,62 +93,109 @@ def evaluate(
     name: str,
     sampling: Sampling,
     *,
-    model: str,
-    model_digest: str,
-    data: str = "",
     settings: dict[str, Any] | None = None,
     limit: int | None = None,
     scorer: str = DEFAULT_SCORER,
-    batch_size: int = 32,
     complete: Complete = engine_complete,
+    **how: Any,
+) -> tuple[Prediction, ...]:
+    """One answer per question, in the order of `questions`: `answer_all` for one predictions file."""
+    ask = Ask(
+        name=name,
+        questions=choose_questions(questions, limit),
+        template=template,
+        sampling=sampling,
+        out_dir=Path(out_dir),
+        scorer=scorer,
+        settings=settings or {},
+        complete=complete,
+    )
+    return answer_all(policy, [ask], **how)[0]
+
+
+def answer_all(
+    policy: Any,
+    asks: Sequence[Ask],
+    *,
+    model: str,
+    model_digest: str,
+    data: str = "",
+    batch_size: int = 32,
     progress: Callable[[int, int], None] = lambda done, total: None,
     note: Callable[[str], None] = log.warning,
-) -> tuple[Prediction, ...]:
-    """One answer per question, in the order of `questions`; `predictions/<name>.jsonl` grows as it goes.
+) -> list[tuple[Prediction, ...]]:
+    """One answer per question of every ask, in order; `predictions/<name>.jsonl` grows as it goes.
 
-    Answers already in the file are kept and not asked again, provided that they came from the same model
-    digest, template and settings and that the question is unchanged. `settings` are recorded beside
-    `sampling`. A question whose image cannot be read gives a Prediction with `error`; it is asked again
-    on the next call. A `scorer` other than ours (`osler.evaluate.scoring`) adds its name to the file's, and
-    reads the completions that another scorer's file holds. `progress(done, total)` is called at the start
-    and after every `batch_size` questions. `questions/<name>.jsonl` gets what the pages show of them.
+    Several asks take turns, a batch each, so that what they share (an image) is met again while it is
+    still at hand. Answers already in a file are kept and not asked again, provided that they came from the
+    same model digest, template and settings and that the question is unchanged. A question whose image
+    cannot be read gives a Prediction with `error`; it is asked again on the next call. A `scorer` other
+    than ours (`osler.evaluate.scoring`) adds its name to the file's, and reads the completions that another
+    scorer's file holds. `progress(done, total)` is called at the start and after every batch, over all asks.
+    `questions/<name>.jsonl` gets what the pages show of the questions.
 
     Raises BadInput for duplicate ids, for a file that answers other questions or another model, and for
-    a `name` that is no plain file name.
+    a `name` that is no plain file name; before anything is asked.
     """
-    questions = choose_questions(questions, limit)
-    _check(questions, name)
-    header = make_header(
-        name=name,
-        data=data,
-        model=model,
-        model_digest=model_digest,
-        template=template,
-        settings={**dataclasses.asdict(sampling), **(settings or {})},
-        scorer=scorer,
-    )
-    out_dir = Path(out_dir)
-    with PredictionWriter(out_dir / "predictions" / f"{header.name}.jsonl", header, note) as writer:
-        done = _already_answered(writer, questions)
-        _write_questions(out_dir / "questions" / f"{header.name}.jsonl", questions)
-        if done:
-            note(f"{header.name}: {len(done)} of {len(questions)} questions were already answered")
-        again = _read_again(writer.path, name, header, [q for q in questions if q.id not in done], template)
-        if again:
-            note(f"{header.name}: {len(again)} completions are read again; the model is not asked")
-        writer.append(again)
-        done.update({p.question_id: p for p, _ in again})
-        waiting = [q for q in questions if q.id not in done]
-        progress(len(done), len(questions))
-        for start in range(0, len(waiting), batch_size):
-            batch = waiting[start : start + batch_size]
-            answers = _answer_batch(policy, batch, template, sampling, complete, scorer)
-            writer.append(
-                (a, question_digest(q, a.image_digest)) for q, a in zip(batch, answers, strict=True)
+    for ask in asks:
+        _check(ask.questions, ask.name)
+    total = sum(len(ask.questions) for ask in asks)
+    with ExitStack() as stack:
+        files = []
+        for ask in asks:
+            header = make_header(
+                name=ask.name,
+                data=data,
+                model=model,
+                model_digest=model_digest,
+                template=ask.template,
+                settings={**dataclasses.asdict(ask.sampling), **ask.settings},
+                scorer=ask.scorer,
             )
-            done.update({a.question_id: a for a in answers})
-            progress(len(done), len(questions))
-    return tuple(done[q.id] for q in questions)
+            path = ask.out_dir / "predictions" / f"{header.name}.jsonl"
+            files.append(_File(ask, header, stack.enter_context(PredictionWriter(path, header, note)), note))
+        progress(sum(len(file.done) for file in files), total)
+        while any(file.waiting for file in files):
+            for file in files:
+                if file.waiting:
+                    file.answer_some(policy, batch_size)
+                    progress(sum(len(f.done) for f in files), total)
+        return [tuple(file.done[q.id] for q in file.ask.questions) for file in files]
+
+
+class _File:
+    """One predictions file while it is being filled."""
+
+    def __init__(
+        self, ask: Ask, header: Header, writer: PredictionWriter, note: Callable[[str], None]
+    ) -> None:
+        self.ask, self.writer = ask, writer
+        self.done = _already_answered(writer, ask.questions)
+        _write_questions(ask.out_dir / "questions" / f"{header.name}.jsonl", ask.questions)
+        if self.done:
+            note(f"{_told(header)}: {len(self.done)} of {len(ask.questions)} questions were already answered")
+        missing = [q for q in ask.questions if q.id not in self.done]
+        again = _read_again(writer.path, ask.name, header, missing, ask.template)
+        if again:
+            note(f"{_told(header)}: {len(again)} completions are read again; the model is not asked")
+        writer.append(again)
+        self.done.update({p.question_id: p for p, _ in again})
+        self.waiting = [q for q in missing if q.id not in self.done]
+
+    def answer_some(self, policy: Any, count: int) -> None:
+        """Answer the next `count` questions and write them down."""
+        batch, self.waiting = self.waiting[:count], self.waiting[count:]
+        answers = _answer_batch(policy, batch, self.ask)
+        self.writer.append(
+            (a, question_digest(q, a.image_digest)) for q, a in zip(batch, answers, strict=True)
+        )
+        self.done.update({a.question_id: a for a in answers})
+
+
+def _told(header: Header) -> str:
+    """The test set in a message, with the variant where there is one."""
+    variant = header.settings.get("variant")
+    return f"{header.name}, {variant}" if variant else header.name
 
 
 def _check(questions: Sequence[Question], name: str) -> None:
@@ -212,17 +275,11 @@ def _digest_now(question: Question) -> str:
     return question_digest(question, _look_at_images(question, decode=False)[0])
 
 
-def _answer_batch(
-    policy: Any,
-    batch: Sequence[Question],
-    template: Template,
-    sampling: Sampling,
-    complete: Complete,
-    scorer: str,
-) -> list[Prediction]:
+def _answer_batch(policy: Any, batch: Sequence[Question], ask: Ask) -> list[Prediction]:
     seen = {q.id: _look_at_images(q) for q in batch}
     readable = [q for q in batch if not seen[q.id][1]]
-    replies = replies_to(policy, readable, template, sampling, complete, scorer) if readable else []
+    how = (ask.template, ask.sampling, ask.complete, ask.scorer)
+    replies = replies_to(policy, readable, *how) if readable else []
     by_id = {q.id: reply for q, reply in zip(readable, replies, strict=True)}
     return [_predict(q, by_id.get(q.id), *seen[q.id]) for q in batch]
 

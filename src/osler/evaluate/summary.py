@@ -270,14 +270,28 @@ def summary_from_json(values: Mapping[str, Any]) -> Summary:
 
 def write_summary(run_dir: str | Path, summary: Summary) -> Path:
     """Put one test set's numbers into `summary.json`, beside those of the run's other test sets."""
+    return write_finding(run_dir, "evaluations", summary.header.name, summary_to_json(summary))
+
+
+def write_finding(run_dir: str | Path, kind: str, test_set: str, values: Mapping[str, Any]) -> Path:
+    """Put what a pass found about one test set into `summary.json` under its kind; the rest of it stays."""
     path = Path(run_dir) / _SUMMARY_FILE
-    values = _read_json(path) if path.exists() else {}
-    values.setdefault("evaluations", {})[summary.header.name] = summary_to_json(summary)
+    stored = _read_json(path) if path.exists() else {}
+    stored.setdefault(kind, {})[test_set] = values
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    partial.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
     os.replace(partial, path)
     return path
+
+
+def read_findings(run_dir: str | Path, kind: str) -> dict[str, Any]:
+    """Test set -> what the pass of this kind found, as plain JSON values; empty where there was none."""
+    path = Path(run_dir) / _SUMMARY_FILE
+    found = _read_json(path).get(kind, {}) if path.exists() else {}
+    if not isinstance(found, dict):
+        raise BadInput(f"{path}: {kind!r} is not an object; evaluate again")
+    return found
 
 
 def read_summaries(run_dir: str | Path) -> tuple[Summary, ...]:
