@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
+from itertools import chain, combinations
 from typing import Any
 
 import pytest
@@ -29,8 +33,9 @@ from osler.costs.flops import (
     tower_flops,
     update_flops,
 )
+from osler.costs.microbatches import fill, packed_tokens
 from osler.costs.shape import QWEN2_VL_2B, model_shape
-from osler.costs.workload import image_patches
+from osler.costs.workload import image_patches, workload
 from osler.errors import BadInput
 
 TEXT: dict[str, Any] = {
@@ -211,3 +216,42 @@ def test_scheme_of_a_configuration() -> None:
     config = from_json({"model": {"lora_rank": 4}, "grpo": {"kl_coef": 0.0, "updates_per_rollout": 2}})
     assert Scheme.of(config) == Scheme(tower=False, lora_rank=4, reference=False, old_logprobs=True)
     assert Scheme.of(replace(TrainConfig(), method="sft")) == Scheme(reference=False)
+
+
+def test_filled_lists_hold_every_index_once_within_the_budget() -> None:
+    rng = random.Random(0)
+    for _ in range(200):
+        sizes = [rng.randint(1, 60) for _ in range(rng.randint(0, 12))]
+        budget = rng.randint(1, 80)
+        filled = fill(sizes, budget)
+        assert sorted(i for indices in filled for i in indices) == list(range(len(sizes)))
+        assert all(indices == sorted(indices) for indices in filled)
+        assert all(sum(sizes[i] for i in n) <= budget or len(n) == 1 for n in filled)
+        fewest = fewest_lists(tuple(sorted(min(s, budget) for s in sizes)), budget)
+        assert fewest <= len(filled) <= math.ceil(11 * fewest / 9)
+
+
+@cache
+def fewest_lists(sizes: tuple[int, ...], budget: int) -> int:
+    """By trying every subset that can go with the largest size."""
+    if not sizes:
+        return 0
+    *rest, largest = sizes
+    subsets = chain.from_iterable(combinations(range(len(rest)), n) for n in range(len(rest) + 1))
+    fitting = [s for s in subsets if sum(rest[i] for i in s) <= budget - largest]
+    # One that another fitting subset contains is never better.
+    maximal = [s for s in fitting if not any(set(s) < set(t) for t in fitting)]
+    left = {tuple(n for i, n in enumerate(rest) if i not in s) for s in maximal}
+    return 1 + min(fewest_lists(sizes, budget) for sizes in left)
+
+
+def test_a_step_is_cut_by_the_token_budget() -> None:
+    tower = QWEN2_VL_2B.tower
+    values = {"model": {"max_pixels": 392**2}, "grpo": {"group_size": 8, "max_completion_tokens": 150}}
+    tokens = packed_tokens(GroupWork(296, (784,), (150,) * 8), tower=True)
+    assert tokens == 296 + 8 * 149 + 392
+    for budget, groups in ((1, 1), (3 * tokens - 1, 2), (3 * tokens, 3), (10**6, 8)):
+        model = {**values["model"], "microbatch_tokens": budget}
+        assert workload(from_json({**values, "model": model}), tower).microbatch == groups
+    frozen = {**values["model"], "microbatch_tokens": 3 * tokens, "freeze_vision_tower": True}
+    assert workload(from_json({**values, "model": frozen}), tower).microbatch == 3 * tokens // (tokens - 392)

@@ -100,7 +100,7 @@ def test_the_keys_of_the_table_have_the_defaults_it_states() -> None:
                 assert type(default)(shown) == default, key
     listed = {key for *keys, _ in rows for key in keys}
     every_grpo_key = {f"grpo.{f.name}" for f in dataclasses.fields(TrainConfig().grpo)}
-    assert every_grpo_key - listed == {"grpo.microbatch_questions"}  # changes speed and memory alone
+    assert every_grpo_key <= listed
 
 
 def test_templates_and_rewards_that_the_readme_names_exist() -> None:

@@ -17,15 +17,19 @@ from safetensors.torch import load_file
 
 from osler import checkpoint as checkpoints
 from osler.config import to_json
+from osler.costs.microbatches import fill, packed_tokens
 from osler.data.folder import write_folder
 from osler.errors import BadInput
 from osler.policy.load import load_policy
+from osler.policy.packing import Packing
 from osler.prompts import get_template
 from osler.records import Modality
 from osler.rewards import build_rubric
 from osler.runtime import Stop, World
 from osler.tracking import JsonLines
 from osler.train import loop as loops
+from osler.train import sft
+from osler.train.grpo import trainer
 from osler.train.grpo.trainer import GrpoMethod
 from osler.train.loop import build_learner
 from osler.train.run import describe
@@ -201,7 +205,7 @@ def test_a_reference_in_bf16_changes_nothing(tiny_folder: Path, image_folder: Pa
     )
     method.fill_gradients(0, loops.Clock())
     assert method.reference is not None
-    batch = method._prepare(method.buffer)
+    (batch,) = method._microbatches(method.buffer)
     with torch.no_grad():
         policy = method.forward(batch.inputs, batch.ids_BGT, batch.mask_BGT)[0]
         frozen = method.reference(batch.inputs, batch.ids_BGT, batch.mask_BGT)[0]
@@ -261,29 +265,65 @@ def relative_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) 
     return difference / sum(float(a[k].square().sum()) for k in a) ** 0.5
 
 
-@pytest.mark.parametrize("aggregation", ["sequence_mean", "token_mean"])
+@pytest.fixture
+def microbatches(monkeypatch: pytest.MonkeyPatch) -> list[list[list[int]]]:
+    """What every call of `fill` put together, as the sizes of the groups."""
+    seen: list[list[list[int]]] = []
+
+    def watched(sizes: list[int], budget: int) -> list[list[int]]:
+        filled = fill(sizes, budget)
+        seen.append([[sizes[i] for i in indices] for indices in filled])
+        return filled
+
+    monkeypatch.setattr(trainer, "fill", watched)
+    monkeypatch.setattr(sft, "fill", watched)
+    return seen
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"grpo": {"questions_per_step": 6, "max_steps": 1}},
+        {"grpo": {"questions_per_step": 6, "max_steps": 1, "loss_aggregation": "token_mean"}},
+        {"grpo": {"questions_per_step": 6, "max_steps": 1, "updates_per_rollout": 2}},
+        {"method": "sft", "template": "nothink", "sft": {"batch_size": 6, "max_steps": 1}},
+    ],
+    ids=["sequence_mean", "token_mean", "old log-probabilities", "sft"],
+)
 def test_micro_batches_do_not_change_the_gradient(
-    aggregation: str, tiny_folder: Path, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: dict[str, Any],
+    microbatches: list[list[list[int]]],
+    tiny_folder: Path,
+    image_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Test 7: 6 questions in one forward = 6 forwards of one (1e-6 relative in fp32)."""
-    gradients = [
-        first_gradient(
-            config(
-                str(tiny_folder),
-                grpo={
-                    "questions_per_step": 6,
-                    "microbatch_questions": size,
-                    "max_steps": 1,
-                    "loss_aggregation": aggregation,
-                },
-            ),
-            tmp_path / str(size),
-            image_folder,
-            monkeypatch,
-        )
-        for size in (6, 1)
-    ]
-    assert relative_difference(*gradients) < 2e-6
+    """Test 7: 6 questions of different length in one forward = forwards of one = what a budget between them
+    puts together (1e-6 relative in fp32)."""
+    gradients, shapes = [], []
+    for tokens in (10**6, 1, 400):
+        cfg = config(str(tiny_folder), **method, model={"microbatch_tokens": tokens})
+        gradients.append(first_gradient(cfg, tmp_path / str(tokens), image_folder, monkeypatch))
+        shapes.append(microbatches[-1])
+        microbatches.clear()
+    whole, single, between = shapes
+    sizes = sorted(n for batch in whole for n in batch)
+    assert len(whole) == 1 and len(single) == 6 and len(set(sizes)) > 2
+    assert 1 < len(between) < 6 and all(sum(batch) <= 400 for batch in between)
+    assert all(sorted(n for batch in shape for n in batch) == sizes for shape in shapes)
+    assert relative_difference(gradients[0], gradients[1]) < 2e-6
+    assert relative_difference(gradients[0], gradients[2]) < 2e-6
+
+
+def test_a_group_weighs_what_the_forward_is_long(tiny_folder: Path, image_folder: Path) -> None:
+    """Packed tokens as the forward lays them out, with and without the patches of a trained tower."""
+    policy = load_policy(str(tiny_folder))
+    prompt = policy.prompt_inputs(questions(image_folder)[1], get_template("think"))
+    work, lengths = prompt.work([7, 1, 4]), [7, 1, 4]
+    packing = Packing([len(prompt.input_ids)], [[n - 1 for n in lengths]])
+    assert packed_tokens(work, tower=False) == packing.completions[-1]
+    patches = len(prompt.images[0].pixel_values)
+    assert packed_tokens(work, tower=True) == packing.completions[-1] + patches // 2
 
 
 def test_two_processes_equal_one(tiny_folder: Path, image_folder: Path, tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ class ModelConfig:
     max_pixels: int = 401408  # both papers' scripts: 512 image tokens
     freeze_vision_tower: bool = False
     gradient_checkpointing: bool = False
+    microbatch_tokens: int = 8192  # in one forward of the loss; never changes the result (decision 15)
     lora_rank: int = 0  # 0 = full fine-tuning
     lora_alpha: float = 32.0
     mask_placeholders: bool = True  # vision placeholder tokens can never be sampled; off for parity runs
@@ -90,7 +91,6 @@ class GrpoConfig:
     loss_aggregation: Literal["sequence_mean", "token_mean", "constant"] = "sequence_mean"
     normalize_std: bool = True
     mask_truncated: bool = False  # truncated completions earn rewards but are not trained on
-    microbatch_questions: int = 8  # questions in one forward; never changes the result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,6 @@ class SftConfig:
     batch_size: int = 32  # questions per optimizer step
     epochs: float = 1.0
     max_steps: int = 0  # where > 0, this many optimizer steps, however many epochs that takes
-    microbatch_questions: int = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +187,7 @@ def validate(config: TrainConfig) -> None:
         (g.temperature > 0, "grpo.temperature must be above 0: a greedy group has no variance"),
         (g.clip_low >= 0 and g.clip_high >= 0, "grpo.clip_low and clip_high must not be negative"),
         (g.kl_coef >= 0, "grpo.kl_coef must not be negative"),
-        (g.microbatch_questions >= 1 and s.microbatch_questions >= 1, "microbatch_questions must be >= 1"),
+        (config.model.microbatch_tokens >= 1, "model.microbatch_tokens must be at least 1"),
         (s.batch_size >= 1, "sft.batch_size must be at least 1"),
         (o.lr > 0, "optim.lr must be above 0"),
         (config.model.min_pixels <= config.model.max_pixels, "model.min_pixels must be <= model.max_pixels"),

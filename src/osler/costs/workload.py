@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from osler.config import TrainConfig
 from osler.costs.flops import GroupWork, Scheme, StepFlops, rollout_flops, update_flops
+from osler.costs.microbatches import packed_tokens
 from osler.costs.shape import ModelShape, TowerShape
 
 TEXT_TOKENS = 100  # of a prompt, where the questions cannot be read: two to six choices and the instruction
@@ -50,10 +51,11 @@ def workload(
     length = grpo.max_completion_tokens if completion_tokens is None else completion_tokens
     rows = grpo.group_size if is_grpo else 1
     questions = math.ceil((grpo.questions_per_step if is_grpo else config.sft.batch_size) / processes)
-    microbatch = grpo.microbatch_questions if is_grpo else config.sft.microbatch_questions
+    work = GroupWork(text_tokens + patches // tower.merge, (patches,), (length,) * rows)
+    fitting = config.model.microbatch_tokens // packed_tokens(work, Scheme.of(config).tower)
     return Workload(
-        work=GroupWork(text_tokens + patches // tower.merge, (patches,), (length,) * rows),
+        work=work,
         questions=questions,
         rollout_questions=questions * grpo.steps_per_rollout if is_grpo else 0,
-        microbatch=min(microbatch, questions),
+        microbatch=max(1, min(fitting, questions)),
     )

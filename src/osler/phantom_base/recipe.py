@@ -90,7 +90,7 @@ def training_config(start: Path) -> TrainConfig:
             path=str(start), min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS, freeze_vision_tower=True
         ),
         optim=OPTIM,
-        sft=SftConfig(batch_size=BATCH_SIZE, max_steps=NUM_STEPS, microbatch_questions=16),
+        sft=SftConfig(batch_size=BATCH_SIZE, max_steps=NUM_STEPS),
     )
 
 

@@ -7,12 +7,15 @@ patches of all images, one after the other.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from osler.costs.flops import GroupWork
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,11 @@ class PromptInputs:
     position_ids: Tensor  # [3, P], M-RoPE positions (time, height, width)
     next_position: int  # position of the first completion token, on all three axes
     images: tuple[ImageInputs, ...]
+
+    def work(self, completion_tokens: Sequence[int]) -> GroupWork:
+        """What completions of these lengths, end tokens included, ask of the model with this prompt."""
+        patches = tuple(math.prod(image.grid_thw) for image in self.images)
+        return GroupWork(len(self.input_ids), patches, tuple(completion_tokens))
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from osler.config import TrainConfig
+from osler.costs.flops import Scheme
+from osler.costs.microbatches import fill, packed_tokens
 from osler.policy.forward import PolicyForward
-from osler.policy.inputs import collate, pad_completions
+from osler.policy.inputs import PromptBatch, collate, pad_completions
 from osler.prompts import Template
 from osler.records import Question
 from osler.runtime import World
@@ -71,22 +75,14 @@ class SftMethod:
 
     def fill_gradients(self, step: int, clock: Clock) -> StepReport:
         """Mean negative log-likelihood over the completion tokens of the whole step."""
-        policy, world = self.learner.policy, self.world
+        world = self.world
         with clock.part("data"):
             examples = list(self.examples_at(step))
             tokens = [self._completion_ids(e.completion) for e in examples]
             num_tokens = sum(len(ids) for ids in tokens)
-            mine = world.share(list(zip(examples, tokens, strict=True)))
-            # Neighbours of like length keep the padding small; the mean does not see the order.
-            mine.sort(key=lambda pair: (len(pair[0].question.images), len(pair[1])))
+            batches = self._microbatches(world.share(list(zip(examples, tokens, strict=True))))
         loss_sum = entropy_sum = 0.0
-        size = self.config.sft.microbatch_questions
-        for start in range(0, len(mine), size):
-            batch = mine[start : start + size]
-            with clock.part("data"):
-                prompts = [policy.prompt_inputs(e.question, e.template) for e, _ in batch]
-                inputs = collate(prompts, policy.device)
-                ids, mask = pad_completions([[t] for _, t in batch], policy.pad_id, policy.device)
+        for inputs, ids, mask in batches:
             with clock.part("loss"):
                 logprobs, entropy = self.forward(inputs, ids, mask, with_entropy=True)
                 loss = -logprobs.sum() / num_tokens
@@ -103,6 +99,22 @@ class SftMethod:
             question_visits=len(examples),
             tokens=num_tokens,
         )
+
+    def _microbatches(
+        self, mine: Sequence[tuple[SftExample, list[int]]]
+    ) -> list[tuple[PromptBatch, Tensor, Tensor]]:
+        """The examples in as few forwards as the token budget allows: prompts, token ids, their mask."""
+        policy = self.learner.policy
+        prompts = [policy.prompt_inputs(e.question, e.template) for e, _ in mine]
+        tower = Scheme.of(self.config).tower
+        sizes = [packed_tokens(p.work([len(t)]), tower) for p, (_, t) in zip(prompts, mine, strict=True)]
+        return [
+            (
+                collate([prompts[i] for i in indices], policy.device),
+                *pad_completions([[mine[i][1]] for i in indices], policy.pad_id, policy.device),
+            )
+            for indices in fill(sizes, self.config.model.microbatch_tokens)
+        ]
 
     def _completion_ids(self, text: str) -> list[int]:
         policy = self.learner.policy

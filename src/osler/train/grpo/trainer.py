@@ -9,7 +9,7 @@ Shapes: B questions, G rollouts of each, N = B * G, T completion tokens (padded)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,8 +19,10 @@ from torch import Tensor
 
 from osler.answers import extract_answer
 from osler.config import TrainConfig
+from osler.costs.flops import Scheme
+from osler.costs.microbatches import fill, packed_tokens
 from osler.policy.forward import PolicyForward
-from osler.policy.inputs import PromptBatch, collate, pad_completions
+from osler.policy.inputs import PromptBatch, PromptInputs, collate, pad_completions
 from osler.prompts import Template
 from osler.records import Completion, Question, Rollout, RolloutGroup
 from osler.rewards import Rubric
@@ -41,6 +43,7 @@ class Microbatch:
     """Groups that go through the model together."""
 
     groups: tuple[PendingGroup, ...]
+    indices: tuple[int, ...]  # their places among the groups that the micro-batches were made of
     inputs: PromptBatch
     ids_BGT: Tensor
     mask_BGT: Tensor
@@ -65,6 +68,7 @@ class GrpoMethod:
         plan = plan_steps(slots, self.grpo.steps_per_rollout, self.grpo.updates_per_rollout)
         self.plan = plan[: self.grpo.max_steps] if self.grpo.max_steps else plan
         self.num_steps = len(self.plan)
+        self.scheme = Scheme.of(config)
         processor = learner.policy.logits_processor(self.grpo.temperature)
         precision = config.model.precision
         recompute = config.model.gradient_checkpointing
@@ -97,7 +101,7 @@ class GrpoMethod:
         over = self._denominators(mine)
         sums = LossSums()
         with clock.part("data"):
-            batches = [self._prepare(groups) for groups in self._microbatches(trained)]
+            batches = self._microbatches(trained)
         # The whole step's reference comes first: while its weights are here, no gradient needs to be.
         references = self._reference_logprobs(batches, clock)
         for batch, ref_NT in zip(batches, references, strict=True):
@@ -147,15 +151,14 @@ class GrpoMethod:
         return RolloutGroup(question=question, rollouts=rollouts)
 
     def _keep_old_logprobs(self) -> None:
-        kept: list[PendingGroup] = []
-        for groups in self._microbatches(self.buffer):
-            batch = self._prepare(groups)
+        kept = list(self.buffer)
+        for batch in self._microbatches(self.buffer):
             with torch.no_grad():
                 logprobs, _ = self.forward(batch.inputs, batch.ids_BGT, batch.mask_BGT)
-            for pending, rows in zip(groups, logprobs.tolist(), strict=True):
-                lengths = [len(r.completion.token_ids) for r in pending.group.rollouts]
+            for index, rows in zip(batch.indices, logprobs.tolist(), strict=True):
+                lengths = [len(r.completion.token_ids) for r in kept[index].group.rollouts]
                 old = tuple(tuple(row[:n]) for row, n in zip(rows, lengths, strict=True))
-                kept.append(replace(pending, old_logprobs=old))
+                kept[index] = replace(kept[index], old_logprobs=old)
         self.buffer = kept
 
     # ---- loss -----------------------------------------------------------------------------------
@@ -183,17 +186,24 @@ class GrpoMethod:
         """Optimizer steps fed by one rollout batch."""
         return self.grpo.steps_per_rollout * self.grpo.updates_per_rollout
 
-    def _microbatches(self, groups: Sequence[PendingGroup]) -> Iterator[list[PendingGroup]]:
-        size = self.grpo.microbatch_questions
-        for start in range(0, len(groups), size):
-            yield list(groups[start : start + size])
+    def _microbatches(self, groups: Sequence[PendingGroup]) -> list[Microbatch]:
+        """The groups in as few forwards as the token budget allows, in an order of its own."""
+        prompts = [self.learner.policy.prompt_inputs(p.group.question, self.template) for p in groups]
+        lengths = [[len(r.completion.token_ids) for r in p.group.rollouts] for p in groups]
+        works = [prompt.work(n) for prompt, n in zip(prompts, lengths, strict=True)]
+        sizes = [packed_tokens(work, self.scheme.tower) for work in works]
+        filled = fill(sizes, self.config.model.microbatch_tokens)
+        return [self._together(groups, prompts, indices) for indices in filled]
 
-    def _prepare(self, groups: Sequence[PendingGroup]) -> Microbatch:
+    def _together(
+        self, groups: Sequence[PendingGroup], prompts: Sequence[PromptInputs], indices: Sequence[int]
+    ) -> Microbatch:
         policy = self.learner.policy
-        prompts = [policy.prompt_inputs(p.group.question, self.template) for p in groups]
-        rows = [[r.completion.token_ids for r in p.group.rollouts] for p in groups]
+        taken = tuple(groups[i] for i in indices)
+        rows = [[r.completion.token_ids for r in p.group.rollouts] for p in taken]
         ids, mask = pad_completions(rows, policy.pad_id, policy.device)
-        return Microbatch(tuple(groups), collate(prompts, policy.device), ids, mask)
+        inputs = collate([prompts[i] for i in indices], policy.device)
+        return Microbatch(taken, tuple(indices), inputs, ids, mask)
 
     def _reference_logprobs(self, batches: Sequence[Microbatch], clock: Clock) -> Sequence[Tensor | None]:
         """[N, T] of each micro-batch, or None where there is no reference."""
