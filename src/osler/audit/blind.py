@@ -10,9 +10,9 @@ nothing else.
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from hashlib import blake2b
 from itertools import pairwise
 from typing import Any
@@ -51,9 +51,11 @@ class BlindModel:
         """One array [num_choices] per question: log odds that a choice is right, taken on its own."""
         if not questions:
             return []
-        keys, lengths = _feature_keys(questions, self.question_words, self.choice_words)
-        flat = _weighted(keys, lengths, self.features, self.idf) @ self.weights + self.intercept
-        return np.split(flat, np.cumsum([len(question.choices) for question in questions])[:-1])
+        pairs, pair_of = _pairs(questions, [range(len(question.choices)) for question in questions])
+        keys, lengths = _feature_keys(pairs, self.question_words, self.choice_words)
+        of_pairs = _weighted(keys, lengths, self.features, self.idf) @ self.weights + self.intercept
+        ends = np.cumsum([len(question.choices) for question in questions])
+        return np.split(of_pairs[pair_of], ends[:-1])
 
     def predict(self, questions: Sequence[Question]) -> NDArray[np.int64]:
         """The chosen position for each question, [num_questions].
@@ -79,21 +81,21 @@ def fit_blind(questions: Sequence[Question]) -> BlindModel:
         raise BadInput("blind baseline: no questions to fit on; name a data set with training questions")
     # In the digest's order the fit cannot depend, not even by rounding, on where the right choice stood.
     orders = [sorted(range(len(question.choices)), key=partial(_digest, question)) for question in questions]
+    pairs, pair_of = _pairs(questions, orders)
     # Sorted, so that neither the order of the words nor Python's string hashing numbers the features.
-    asked = sorted(set[str]().union(*map(_question_words, questions)))
-    offered = sorted(
-        {word for question in questions for choice in question.choices for word in _choice_words(choice)}
-    )
+    asked = sorted(set[str]().union(*map(_question_words, {text for text, _ in pairs})))
+    offered = sorted(set[str]().union(*map(_choice_words, {choice for _, choice in pairs})))
     question_words = {word: number for number, word in enumerate(asked, start=1)}
     choice_words = {word: number for number, word in enumerate(offered)}
-    keys, lengths = _feature_keys(questions, question_words, choice_words, orders)
-    features, counts = np.unique(keys, return_counts=True)
-    idf = np.log((1 + len(lengths)) / (1 + counts)) + 1
+    keys, lengths = _feature_keys(pairs, question_words, choice_words)
+    features, feature_of = np.unique(keys, return_inverse=True)
+    counts = np.bincount(feature_of, weights=np.repeat(np.bincount(pair_of), lengths))
+    idf = np.log((1 + len(pair_of)) / (1 + counts)) + 1
     right = np.concatenate(
         [np.array(order) == question.answer_index for question, order in zip(questions, orders, strict=True)]
     )
     regression = LogisticRegression(C=INVERSE_PENALTY, solver="liblinear", max_iter=1000)
-    regression.fit(_weighted(keys, lengths, features, idf), right)
+    regression.fit(_weighted(keys, lengths, features, idf)[pair_of], right)
     return BlindModel(
         question_words, choice_words, features, idf, regression.coef_[0], float(regression.intercept_[0])
     )
@@ -145,48 +147,60 @@ def _words(text: str) -> list[str]:
     return _WORD.findall(text.lower()) or [text.strip()]
 
 
-def _question_words(question: Question) -> set[str]:
-    return set(_words(question.text))
+@lru_cache(maxsize=1 << 16)
+def _question_words(text: str) -> frozenset[str]:
+    return frozenset(_words(text))
 
 
-def _choice_words(choice: str) -> set[str]:
+@lru_cache(maxsize=1 << 16)
+def _choice_words(choice: str) -> frozenset[str]:
     words = _words(choice)
-    return {*words, *(f"{first} {second}" for first, second in pairwise(words))}
+    return frozenset([*words, *(f"{first} {second}" for first, second in pairwise(words))])
 
 
 def _digest(question: Question, position: int) -> bytes:
     return blake2b(f"{question.id}\0{question.choices[position]}".encode(), digest_size=16).digest()
 
 
-def _feature_keys(
-    questions: Sequence[Question],
-    question_words: dict[str, int],
-    choice_words: dict[str, int],
-    orders: Sequence[Sequence[int]] | None = None,
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Feature numbers of all choices, one after the other, and how many each choice has.
+def _pairs(
+    questions: Sequence[Question], orders: Sequence[Sequence[int]]
+) -> tuple[list[tuple[str, str]], NDArray[np.int64]]:
+    """The distinct (stem, choice) pairs, and which of them each choice is: all choices one after the other.
 
-    Unknown words are left out. `orders` gives the order of the choices within each question (default: as
-    shown). Both arrays are one-dimensional; `lengths` has one entry per choice.
+    `orders` gives the order of the choices within each question. Half of the choices of the released files
+    are the same as others.
+    """
+    numbers: dict[tuple[str, str], int] = {}
+    pair_of = [
+        numbers.setdefault((question.text, question.choices[position]), len(numbers))
+        for question, order in zip(questions, orders, strict=True)
+        for position in order
+    ]
+    return list(numbers), np.array(pair_of, dtype=np.int64)
+
+
+def _feature_keys(
+    pairs: Sequence[tuple[str, str]], question_words: dict[str, int], choice_words: dict[str, int]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Feature numbers of all (stem, choice) pairs, one after the other, and how many each pair has.
+
+    Unknown words are left out. Both arrays are one-dimensional; `lengths` has one entry per pair.
     """
     stride = len(choice_words)
-    choice_cache: dict[str, NDArray[np.int64]] = {}
-    question_cache: dict[str, NDArray[np.int64]] = {}
-    rows: list[NDArray[np.int64]] = []
-    for number, question in enumerate(questions):
-        if question.text not in question_cache:
-            known = sorted(
-                question_words[word] for word in _question_words(question) if word in question_words
-            )
-            question_cache[question.text] = np.array([0, *known], dtype=np.int64)[:, None] * stride
-        crosses = question_cache[question.text]
-        for position in range(len(question.choices)) if orders is None else orders[number]:
-            choice = question.choices[position]
-            if choice not in choice_cache:
-                known = sorted(choice_words[word] for word in _choice_words(choice) if word in choice_words)
-                choice_cache[choice] = np.array(known, dtype=np.int64)
-            rows.append((crosses + choice_cache[choice]).ravel())
+    crosses = {
+        text: np.array([0, *_known(_question_words(text), question_words)], dtype=np.int64)[:, None] * stride
+        for text in {text for text, _ in pairs}
+    }
+    offered = {
+        choice: np.array(_known(_choice_words(choice), choice_words), dtype=np.int64)
+        for choice in {choice for _, choice in pairs}
+    }
+    rows = [(crosses[text] + offered[choice]).ravel() for text, choice in pairs]
     return np.concatenate(rows), np.array([len(row) for row in rows], dtype=np.int64)
+
+
+def _known(words: Iterable[str], numbers: dict[str, int]) -> list[int]:
+    return sorted(numbers[word] for word in words if word in numbers)
 
 
 def _weighted(
@@ -195,7 +209,7 @@ def _weighted(
     features: NDArray[np.int64],
     idf: NDArray[np.float64],
 ) -> Any:
-    """TF-IDF rows of Euclidean length 1 (0 where nothing is known) as a sparse matrix [choices, features]."""
+    """TF-IDF rows of Euclidean length 1 (0 where nothing is known) as a sparse matrix [pairs, features]."""
     from scipy.sparse import csr_array
 
     columns = np.searchsorted(features, keys)

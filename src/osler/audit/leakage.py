@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 
 from osler.audit.perceptual import NUM_BITS, near_pairs, perceptual_hash
 from osler.audit.processes import spread
-from osler.audit.readers import problem_key, stem_key
+from osler.audit.readers import normal_choice, problem_key, stem_key
 from osler.data.images import image_digest, open_image
-from osler.data.rows import normalise_choice
 from osler.errors import BadInput
 from osler.records import Modality, Question
 
@@ -169,12 +168,12 @@ def _wrong_never_right(train: Sequence[Question], test: Sequence[Question]) -> F
     """Questions none of whose wrong choices was ever a right answer in training, modality by modality."""
     ever_right: dict[Modality, set[str]] = defaultdict(set)
     for question in train:
-        ever_right[question.modality].add(normalise_choice(question.answer))
+        ever_right[question.modality].add(normal_choice(question.answer))
 
     def reason(question: Question) -> str:
         wrong = [c for i, c in enumerate(question.choices) if i != question.answer_index]
         known = ever_right.get(question.modality)
-        if known is None or any(normalise_choice(choice) in known for choice in wrong):
+        if known is None or any(normal_choice(choice) in known for choice in wrong):
             return ""
         return f"{question.id}: {'; '.join(wrong)}"
 
@@ -208,7 +207,7 @@ def _below_the_common_folder(paths: Sequence[str]) -> dict[str, str]:
 
 def _equal_choices(test: Sequence[Question]) -> Flagged:
     def reason(question: Question) -> str:
-        normal = [normalise_choice(choice) for choice in question.choices]
+        normal = [normal_choice(choice) for choice in question.choices]
         twice = [c for c, n in zip(question.choices, normal, strict=True) if normal.count(n) > 1]
         return f"{question.id}: {'; '.join(twice)}" if twice else ""
 

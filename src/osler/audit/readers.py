@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 
 import numpy as np
@@ -27,6 +28,9 @@ Property = Callable[[Question], Sequence[str | None]]
 
 # Pseudo-observations at chance level for every property value, so that one lucky choice is no certainty.
 PRIOR_WEIGHT = 1.0
+
+# A choice is normalised by several rules, and the same text stands in many questions.
+normal_choice = lru_cache(maxsize=1 << 16)(normalise_choice)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,19 +114,21 @@ def stem_key(question: Question) -> str:
 
 def problem_key(question: Question) -> tuple[str, tuple[str, ...]]:
     """Stem and choices in any order: what makes two whole problems the same."""
-    return stem_key(question), tuple(sorted(normalise_choice(choice) for choice in question.choices))
+    return stem_key(question), tuple(sorted(normal_choice(choice) for choice in question.choices))
 
 
-def _letter(question: Question) -> list[str | None]:
+def _letter(question: Question) -> Sequence[str | None]:
     count = len(question.choices)
     return [f"{letter} of {count} choices" for letter in LETTERS[:count]]
 
 
-def _full_stop(question: Question) -> list[str | None]:
-    return _against_the_rest("a full stop", [choice.rstrip().endswith(".") for choice in question.choices])
+def _full_stop(question: Question) -> Sequence[str | None]:
+    return _against_the_rest(
+        "a full stop", tuple(choice.rstrip().endswith(".") for choice in question.choices)
+    )
 
 
-def _length(question: Question) -> list[str | None]:
+def _length(question: Question) -> Sequence[str | None]:
     """Longest, shortest or between, by characters."""
     sizes = [len(choice) for choice in question.choices]
     if max(sizes) == min(sizes):
@@ -139,37 +145,50 @@ _FORMS: tuple[tuple[str, Callable[[str], bool]], ...] = (
 )
 
 
-def _odd_one_out(question: Question) -> list[str | None]:
+@lru_cache(maxsize=1 << 16)
+def _forms_of(choice: str) -> tuple[bool, ...]:
+    return tuple(has(choice) for _, has in _FORMS)
+
+
+def _odd_one_out(question: Question) -> Sequence[str | None]:
     """In which forms a choice differs from others, and how many share its own."""
-    marks = [_against_the_rest(what, [has(c) for c in question.choices]) for what, has in _FORMS]
-    return [", ".join(filter(None, own)) or None for own in zip(*marks, strict=True)]
+    return _forms_against_the_rest(tuple(map(_forms_of, question.choices)))
 
 
-def _against_the_rest(what: str, marks: Sequence[bool]) -> list[str | None]:
+@lru_cache(maxsize=1 << 12)
+def _forms_against_the_rest(forms: tuple[tuple[bool, ...], ...]) -> Sequence[str | None]:
+    marks = [
+        _against_the_rest(what, own) for (what, _), own in zip(_FORMS, zip(*forms, strict=True), strict=True)
+    ]
+    return tuple(", ".join(filter(None, own)) or None for own in zip(*marks, strict=True))
+
+
+@lru_cache(maxsize=1 << 12)
+def _against_the_rest(what: str, marks: tuple[bool, ...]) -> Sequence[str | None]:
     """For each choice its mark and how many of the choices share it; None where all are alike."""
     if len(set(marks)) < 2:
-        return [None] * len(marks)
+        return (None,) * len(marks)
     words = {True: "with", False: "without"}
-    return [f"{words[mark]} {what} ({marks.count(mark)} of {len(marks)})" for mark in marks]
+    return tuple(f"{words[mark]} {what} ({marks.count(mark)} of {len(marks)})" for mark in marks)
 
 
-def _named_in_stem(question: Question) -> list[str | None]:
+def _named_in_stem(question: Question) -> Sequence[str | None]:
     stem = f" {normalise_choice(question.text)} "
-    named = [f" {normalise_choice(choice)} " in stem for choice in question.choices]
+    named = tuple(f" {normal_choice(choice)} " in stem for choice in question.choices)
     return _against_the_rest("its text in the stem", named)
 
 
-def _yes_no(question: Question) -> list[str | None]:
+def _yes_no(question: Question) -> Sequence[str | None]:
     if not is_yes_no(question):
         return [None] * len(question.choices)
-    return [normalise_choice(choice) for choice in question.choices]
+    return [normal_choice(choice) for choice in question.choices]
 
 
-def _text(question: Question) -> list[str | None]:
+def _text(question: Question) -> Sequence[str | None]:
     return list(question.choices)
 
 
-def _text_after_stem(question: Question) -> list[str | None]:
+def _text_after_stem(question: Question) -> Sequence[str | None]:
     stem = stem_key(question)
     return [f"{choice} | {stem}" for choice in question.choices]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +47,7 @@ class CurvePoint:
     accuracy: Accuracy
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Asked:
     """The test questions, each with its cluster (image or subject), beside what was trained on."""
 
@@ -54,16 +55,16 @@ class Asked:
     clusters: Sequence[Hashable]
     train: ByModality
 
-    @property
+    @cached_property
     def scopes(self) -> tuple[Scope, ...]:
         """All test questions, then every modality where there are several."""
-        present = [m for m in Modality if any(q.modality is m for q in self.questions)]
+        present = [m for m in Modality if (self._modality_names == m.value).any()]
         names = [ALL, *(m.value for m in present if len(present) > 1)]
         return tuple(self._scope(name) for name in names)
 
     def overlaps(self, found: Mapping[str, Flagged]) -> Iterator[Finding]:
         """One finding per check and scope."""
-        fitted = np.array([question.modality in self.train for question in self.questions])
+        fitted = np.isin(self._modality_names, [modality.value for modality in self.train])
         for scope in self.scopes:
             for check, flagged in found.items():
                 # Which choices were ever right is counted modality by modality.
@@ -108,8 +109,14 @@ class Asked:
             chance=chance_level([len(self.questions[i].choices) for i in members]),
         )
 
+    @cached_property
+    def _modality_names(self) -> NDArray[np.str_]:
+        return np.array([question.modality.value for question in self.questions])
+
     def _members(self, scope: str) -> NDArray[np.bool_]:
-        return np.array([scope in (ALL, question.modality.value) for question in self.questions])
+        if scope == ALL:
+            return np.ones(len(self.questions), dtype=np.bool_)
+        return self._modality_names == scope
 
     def _finding(
         self,
