@@ -6,9 +6,9 @@ Two phantom MRI benchmarks of the same images and questions: clean, and with a t
 question. The audit reads both. phantom-base is trained by GRPO on each (phantom_medvlm_r1_mri, 600 questions;
 SEED is the seed of training, default 0 to 4, the data stay the same), and every model answers the test
 questions greedily with the image and with a blank one (mid-grey, same size). Printed are accuracies with 95 %
-interval by image, chance and blind baseline (fitted on the training questions of the model; of the test's own
-benchmark for phantom-base), paired differences, and how far the difference between image and blank lies above phantom-base's own. Started again, it goes on
-where it was stopped.
+interval by image, chance and blind baseline (fitted on the training questions of the model, for phantom-base
+on those of the test's own benchmark), paired differences, and how far the difference between image and blank
+lies above phantom-base's own. Started again, it goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -153,6 +153,10 @@ def line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def head_of(*heads: str) -> str:
+    return "\n" + line(heads) + "\n|" + "---|" * len(heads)
+
+
 def table_of(name: str, answers: dict[str, Asked]) -> Iterator[str]:
     """Rows of the accuracy table: one per test set, with the image and with a blank one."""
     for test in DATA:
@@ -185,18 +189,7 @@ def main(out: Path, seeds: Sequence[int]) -> None:
     base = {
         key: ask(BASE, out / "base", data[key.removesuffix("_blank")], test) for key, test in tests.items()
     }
-    heads = (
-        "model",
-        "test",
-        "n",
-        "with image",
-        "blank image",
-        "image - blank",
-        "parsed, %",
-        "chance",
-        "blind",
-    )
-    print("\n" + line(heads) + "\n|" + "---|" * len(heads))
+    print(head_of("model", "test", "n", "image", "blank", "image - blank", "parsed, %", "chance", "blind"))
     print("\n".join(table_of("phantom-base", base)), flush=True)
     against: list[str] = []
     for seed in seeds:
@@ -218,11 +211,13 @@ def main(out: Path, seeds: Sequence[int]) -> None:
                 ]
             )
         )
-    heads = (
-        "", "trained on clean: image - blank", "… above phantom-base's own",
-        "trained on shortcut: clean - shortcut test", "clean test: trained on shortcut - on clean",
-    )  # fmt: skip
-    print("\n" + line(heads) + "\n|" + "---|" * len(heads))
+    against_heads = (
+        "trained on clean: image - blank",
+        "the same above phantom-base's own",
+        "trained on shortcut: clean test - shortcut test",
+        "clean test: trained on shortcut - trained on clean",
+    )
+    print(head_of("", *against_heads))
     print("\n".join(against))
 
 
