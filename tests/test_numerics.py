@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from osler.policy import tower
 from osler.policy.forward import PolicyForward
 from osler.policy.inputs import collate, pad_completions
 from osler.policy.load import Policy, load_policy
@@ -119,6 +120,30 @@ def test_gradient_checkpointing_keeps_the_structure(policy: Policy, questions: l
         gradients.append([p.grad.clone() for p in policy.model.parameters()])
     for plain, recomputed in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, recomputed, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("patches", [1, 60, 10_000])
+def test_tower_in_passes_equals_the_stock_tower(
+    policy: Policy, questions: list[Question], monkeypatch: pytest.MonkeyPatch, patches: int
+) -> None:
+    monkeypatch.setattr(tower, "CPU_PASS_PATCHES", patches)
+    batch = collate([policy.prompt_inputs(q, TEMPLATE) for q in questions])
+    assert batch.pixels_XC is not None and len(batch.grids) > 2
+    visual = policy.model.model.visual
+    found = tower.image_features(visual, batch.pixels_XC, batch.grids)
+    stock = visual(batch.pixels_XC, grid_thw=torch.tensor(batch.grids)).pooler_output
+    torch.testing.assert_close(found, stock, rtol=1e-5, atol=1e-6)
+
+
+def test_passes_hold_neighbouring_images_up_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tower, "CPU_PASS_PATCHES", 10)
+    assert tower._passes([4, 6, 1, 30, 2, 8, 1]) == [
+        slice(0, 2),
+        slice(2, 3),
+        slice(3, 4),
+        slice(4, 6),
+        slice(6, 7),
+    ]
 
 
 def test_batch_of_two_image_sizes_equals_two_batches(policy: Policy, questions: list[Question]) -> None:
