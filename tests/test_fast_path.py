@@ -170,7 +170,7 @@ def test_peak_memory_is_what_the_work_holds_at_once() -> None:
         torch.ones(size, dtype=torch.uint8)  # freed before the next
         torch.ones(size, dtype=torch.uint8)
 
-    assert 0.99 * size <= memory._peak_beyond(work, "cpu") < 1.2 * size
+    assert 0.99 * size <= memory._peak_beyond(work, torch.device("cpu")) < 1.2 * size
 
 
 def result_of(name: str, ratio: float, bar: float) -> dict[str, Any]:

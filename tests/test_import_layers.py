@@ -43,6 +43,8 @@ LAYERS = {
     "osler.policy": 3.0,
     "osler.optim": 3.0,
     "osler.runtime": 3.0,
+    "osler.ceilings": 3.0,
+    "osler.peak_memory": 3.0,
     "osler.checkpoint": 3.1,
     "osler.rollout": 4.0,
     "osler.train": 6.0,

@@ -29,6 +29,7 @@ from osler.runtime import Stop, World
 from osler.tracking import JsonLines
 from osler.train import loop as loops
 from osler.train import sft
+from osler.train.clock import Clock, HostTimeline
 from osler.train.grpo import trainer
 from osler.train.grpo.trainer import GrpoMethod
 from osler.train.loop import build_learner
@@ -203,7 +204,7 @@ def test_a_reference_in_bf16_changes_nothing(tiny_folder: Path, image_folder: Pa
     method = GrpoMethod(
         cfg, world, learner, questions(image_folder), get_template("nothink"), rubric, reference
     )
-    method.fill_gradients(0, loops.Clock())
+    method.fill_gradients(0, Clock(HostTimeline()))
     assert method.reference is not None
     (batch,) = method._microbatches(method.buffer)
     with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,18 +13,14 @@ import torch
 from benchmarks.fast_path import osler_side
 from benchmarks.fast_path.case import Case, make_case
 from benchmarks.fast_path.equality import compare_updates
-from benchmarks.fast_path.floor import (
-    copy_ceiling,
-    decode_bytes,
-    matmul_ceiling,
-    shape_of,
-    useful_flops,
-)
+from benchmarks.fast_path.floor import decode_bytes, shape_of, useful_flops
 from benchmarks.fast_path.memory import measure_memory
 from benchmarks.fast_path.rows import Row, Scale
 from benchmarks.fast_path.timing import Seconds, median, take_turns, timed
+from osler.ceilings import copy_ceiling, matmul_ceiling
 
 WARM_UPS = {"cpu": 1, "cuda": 3}
+CEILING_SECONDS = 0.5
 LOGPROB_TOKENS = 32  # of each sampled completion are scored again by TRL
 
 
@@ -170,7 +167,8 @@ def _duels(
 def _found(case: Case, duels: list[Duel], trials: dict[str, float], flops: int) -> dict[str, Any]:
     device = case.scale.device
     dtype = torch.bfloat16 if case.scale.precision == "bf16" else torch.float32
-    ceiling = matmul_ceiling(device, dtype)
+    clock = time.process_time if device == "cpu" else time.perf_counter  # as the sides are timed
+    ceiling = matmul_ceiling(device, dtype, CEILING_SECONDS, clock)
     ours = median([s for d in duels for s in d.ours], device)
     ratios: dict[str, float] = {}
     for duel in duels:  # the fastest variant of an opponent is the one to beat

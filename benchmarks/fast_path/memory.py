@@ -26,6 +26,8 @@ import torch
 from benchmarks.fast_path import osler_side
 from benchmarks.fast_path.case import make_case
 from benchmarks.fast_path.rows import Row, Scale
+from osler.ceilings import wait
+from osler.peak_memory import held_bytes, peak_bytes, reset_peak
 
 SIDES = ("osler", "trl")
 RUNS = 3
@@ -74,28 +76,16 @@ def update_bytes(side: str, row: Row, scale: Scale, folder: Path) -> int:
         weight.grad = torch.empty_like(weight).zero_()
     update()
     gc.collect()
-    return _peak_beyond(update, scale.device)
+    return _peak_beyond(update, torch.device(scale.device))
 
 
-def _peak_beyond(work: Any, device: str) -> int:
-    if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        work()
-        return int(torch.cuda.max_memory_allocated()) - before
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from VmRSS
-    before = _status("VmRSS")
+def _peak_beyond(work: Any, device: torch.device) -> int:
+    wait(device.type)
+    if not reset_peak(device):
+        raise RuntimeError("this system does not let a process reset its peak memory")
+    before = held_bytes(device)
     work()
-    return _status("VmHWM") - before
-
-
-def _status(field: str) -> int:
-    """Bytes of one field of this process's status."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"{field} is not in /proc/self/status")
+    return peak_bytes(device) - before
 
 
 if __name__ == "__main__":

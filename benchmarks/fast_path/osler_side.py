@@ -21,10 +21,11 @@ from osler.rewards import build_rubric
 from osler.rollout.engine import generate
 from osler.rollout.sampling import Sampling
 from osler.runtime import World
+from osler.train.clock import Clock, timeline_of
 from osler.train.grpo.advantage import group_advantages
 from osler.train.grpo.buffer import PendingGroup, pending_to_json
 from osler.train.grpo.trainer import GrpoMethod
-from osler.train.loop import Clock, Learner, build_learner, frozen_copy
+from osler.train.loop import Learner, build_learner, frozen_copy
 
 REWARD = "benchmarks.full_size:even_tokens"  # random weights earn it, and it varies within a group
 NO_TOKEN = -1
@@ -62,6 +63,9 @@ class OslerSide:
     def model(self) -> Any:
         return self.learner.policy.model
 
+    def _clock(self) -> Clock:
+        return Clock(timeline_of(self.learner.policy.device))
+
     # ---- what is timed ---------------------------------------------------------------------------
 
     def update(self) -> None:
@@ -71,16 +75,16 @@ class OslerSide:
 
     def update_in_place(self) -> None:
         """The same on top of the gradients that are there."""
-        clock = Clock()
+        clock = self._clock()
         self.method.fill_gradients(0, clock)
-        self.parts = clock.seconds
+        self.parts = clock.stop()
 
     def stepper(self) -> Callable[[], None]:
         """A function that takes the next whole step each time it is called, optimizer included."""
         steps = iter(range(self.method.num_steps))
 
         def step() -> None:
-            self.method.fill_gradients(next(steps), Clock())
+            self.method.fill_gradients(next(steps), self._clock())
             clip_gradients(self.learner.parameters, self.method.config.optim.max_grad_norm)
             self.learner.optimizer.step()
             self.learner.optimizer.zero_grad(set_to_none=True)

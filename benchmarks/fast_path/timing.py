@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import torch
+from osler.ceilings import wait
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,6 @@ def timed(work: Callable[[], object], device: str) -> Seconds:
     work()
     wait(device)
     return Seconds(time.perf_counter() - wall, time.process_time() - process)
-
-
-def wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 def take_turns(

@@ -44,14 +44,17 @@ def complete(
     step: int | Sequence[int] = 0,
     progress: Progress | None = None,
     rows_in_flight: int = ROWS_IN_FLIGHT,
+    prompts: Iterable[PromptInputs] | None = None,
 ) -> list[tuple[Completion, ...]]:
     """`group_size` completions for every question, in the order given.
 
-    `step` keys the random streams; one number for all questions, or one for each.
+    `step` keys the random streams; one number for all questions, or one for each. `prompts` are the
+    questions' own, where the caller makes them; they are asked for as rows become free.
     """
     steps = [step] * len(questions) if isinstance(step, int) else step
     keys = [(s, q.id) for s, q in zip(steps, questions, strict=True)]
-    prompts = (policy.prompt_inputs(q, template) for q in questions)
+    if prompts is None:
+        prompts = (policy.prompt_inputs(q, template) for q in questions)
     tokens, logprobs = generate(
         policy, prompts, keys, sampling, group_size, rows_in_flight=rows_in_flight, progress=progress
     )

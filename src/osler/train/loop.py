@@ -9,11 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
-import resource
-import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,29 +20,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 
 from osler import checkpoint as checkpoints
+from osler.ceilings import matmul_ceiling
 from osler.config import TrainConfig, to_json
 from osler.errors import BadInput
 from osler.optim import build_optimizer, clip_gradients, learning_rate
+from osler.peak_memory import peak_bytes, reset_peak
 from osler.policy.load import Policy, load_policy
 from osler.prompts import Template
 from osler.runtime import SignalWatch, Stop, World
 from osler.tracking import JsonLines, check_metric_names
+from osler.train.clock import Clock, timeline_of
 from osler.train.validation import ValidationSet, validate
 
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-
-
-class Clock:
-    """Seconds spent in each named part of a step."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[f"time/{name}"] = self.seconds.get(f"time/{name}", 0.0) + time.perf_counter() - start
 
 
 @dataclass
@@ -56,6 +42,7 @@ class StepReport:
     metrics: dict[str, float]
     question_visits: int
     tokens: int
+    useful_flops: int  # of all processes
     rollouts: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -181,6 +168,7 @@ class TrainingLoop:
         self.learner, self.method, self.template = learner, method, template
         self.validation = validation
         self.console = Console(stderr=True, quiet=not world.is_main)
+        self.flops_ceiling = sum(world.gather(product_ceiling(config, world.device)))
         self.metrics_log = JsonLines(run / "metrics.jsonl")
         self.rollouts_log = JsonLines(run / "rollouts.jsonl")
         state = resumed.trainer if resumed is not None else {}
@@ -226,8 +214,8 @@ class TrainingLoop:
         return self._summary()
 
     def _one_step(self) -> dict[str, float]:
-        start = time.perf_counter()
-        clock = Clock()
+        reset_peak(self.world.device)
+        clock = Clock(timeline_of(self.world.device))
         optimizer, parameters = self.learner.optimizer, self.learner.parameters
         optimizer.zero_grad(set_to_none=True)
         report = self.method.fill_gradients(self.step, clock)
@@ -245,16 +233,17 @@ class TrainingLoop:
             optimizer.step()
         self.step += 1
         self.visits += report.question_visits
-        seconds = time.perf_counter() - start
+        parts = clock.stop()
+        seconds = parts["time/step"]
         metrics = {
             **report.metrics,
-            **clock.seconds,
+            **parts,
             "optim/lr": lr,
             "optim/grad_norm": norm,
             "progress/questions": float(self.visits),
-            "time/step": seconds,
             "throughput/tokens_per_second": report.tokens / seconds,
-            "memory/peak_bytes": float(_peak_bytes()),
+            "throughput/mfu": report.useful_flops / (seconds * self.flops_ceiling),
+            "memory/peak_bytes": float(peak_bytes(self.world.device)),
         }
         self._log(metrics)
         if self.world.is_main and self.config.log_rollouts:
@@ -339,11 +328,9 @@ def _shown(metrics: Mapping[str, float]) -> str:
     return "  ".join(f"{n} {metrics[n]:.3f}" for n in names if n in metrics)
 
 
-def _peak_bytes() -> int:
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+def product_ceiling(config: TrainConfig, device: torch.device) -> float:
+    """Operations per second of this device's matrix products in the precision of the run, measured."""
+    return matmul_ceiling(device.type, torch.bfloat16 if config.model.precision == "bf16" else torch.float32)
 
 
 def check_resumable(run: Path, config: TrainConfig) -> None:

@@ -27,7 +27,14 @@ from osler.records import Question
 from osler.rewards import build_rubric
 from osler.runtime import World, process_world
 from osler.train.grpo.trainer import GrpoMethod
-from osler.train.loop import Learner, TrainingLoop, build_learner, check_resumable, frozen_copy
+from osler.train.loop import (
+    Learner,
+    TrainingLoop,
+    build_learner,
+    check_resumable,
+    frozen_copy,
+    product_ceiling,
+)
 from osler.train.sft import ExamplesAt, SftMethod, answer_examples, baseline_steps
 from osler.train.validation import ValidationSet, validated_from_json, write_facts
 
@@ -200,6 +207,7 @@ def _write_environment(
         "device": str(world.device),
         "device_name": torch.cuda.get_device_name() if world.device.type == "cuda" else platform.processor(),
         "threads": torch.get_num_threads(),
+        "flops_ceiling": product_ceiling(config, world.device),
         "num_processes": world.size,
         "seed": config.seed,
         "model_digest": start_digest(config.model),

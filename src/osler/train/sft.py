@@ -23,8 +23,10 @@ from osler.policy.inputs import PromptBatch, collate, pad_completions
 from osler.prompts import Template
 from osler.records import Question
 from osler.runtime import World
-from osler.train.loop import Clock, Learner, StepReport
+from osler.train.clock import Clock
+from osler.train.loop import Learner, StepReport
 from osler.train.schedule import num_slots, slot_questions
+from osler.train.useful import UsefulFlops
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class SftMethod:
         self.config, self.world, self.learner = config, world, learner
         self.examples_at, self.num_steps = examples_at, num_steps
         policy = learner.policy
+        self.useful = UsefulFlops(config, policy)
         processor, recompute = policy.logits_processor(1.0), config.model.gradient_checkpointing
         self.forward = PolicyForward(policy.model, processor, policy.precision, recompute)
 
@@ -98,6 +101,7 @@ class SftMethod:
             },
             question_visits=len(examples),
             tokens=num_tokens,
+            useful_flops=sum(world.gather(self.useful.take())),
         )
 
     def _microbatches(
@@ -106,8 +110,10 @@ class SftMethod:
         """The examples in as few forwards as the token budget allows: prompts, token ids, their mask."""
         policy = self.learner.policy
         prompts = [policy.prompt_inputs(e.question, e.template) for e, _ in mine]
+        works = [p.work([len(t)]) for p, (_, t) in zip(prompts, mine, strict=True)]
+        self.useful.add_update(works)
         tower = Scheme.of(self.config).tower
-        sizes = [packed_tokens(p.work([len(t)]), tower) for p, (_, t) in zip(prompts, mine, strict=True)]
+        sizes = [packed_tokens(work, tower) for work in works]
         return [
             (
                 collate([prompts[i] for i in indices], policy.device),

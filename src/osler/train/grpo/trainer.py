@@ -9,7 +9,7 @@ Shapes: B questions, G rollouts of each, N = B * G, T completion tokens (padded)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from osler.answers import extract_answer
 from osler.config import TrainConfig
-from osler.costs.flops import Scheme
+from osler.costs.flops import GroupWork, Scheme
 from osler.costs.microbatches import fill, packed_tokens
 from osler.policy.forward import PolicyForward
 from osler.policy.inputs import PromptBatch, PromptInputs, collate, pad_completions
@@ -29,13 +29,15 @@ from osler.rewards import Rubric
 from osler.rollout.engine import complete
 from osler.rollout.sampling import Sampling
 from osler.runtime import World
+from osler.train.clock import Clock
 from osler.train.grpo.advantage import group_advantages
 from osler.train.grpo.buffer import PendingGroup, pending_from_json, pending_to_json
 from osler.train.grpo.loss import Denominators, grpo_loss
 from osler.train.grpo.metrics import GroupStats, LossSums, group_metrics, log_record
 from osler.train.grpo.offload import OffloadedModel
-from osler.train.loop import Clock, Learner, StepReport
+from osler.train.loop import Learner, StepReport
 from osler.train.schedule import num_slots, plan_steps, slot_questions
+from osler.train.useful import UsefulFlops
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Microbatch:
     inputs: PromptBatch
     ids_BGT: Tensor
     mask_BGT: Tensor
+    work: tuple[GroupWork, ...]
 
 
 class GrpoMethod:
@@ -72,6 +75,7 @@ class GrpoMethod:
         processor = learner.policy.logits_processor(self.grpo.temperature)
         precision = config.model.precision
         recompute = config.model.gradient_checkpointing
+        self.useful = UsefulFlops(config, learner.policy)
         self.forward = PolicyForward(learner.policy.model, processor, precision, recompute)
         self.reference: PolicyForward | None = None
         self.offloaded: OffloadedModel | None = None
@@ -107,6 +111,7 @@ class GrpoMethod:
         for batch, ref_NT in zip(batches, references, strict=True):
             with clock.part("loss"):
                 self._accumulate(batch, ref_NT, over, sums)
+            self.useful.add_update(batch.work)
         first_use = all(p.slot != planned.slot for p in self.plan[max(0, step - self._cycle) : step])
         return self._report([p.group for p in mine], sums, log_rollouts=first_use)
 
@@ -114,24 +119,36 @@ class GrpoMethod:
         slots = sorted({p.slot for p in self.plan if p.rollout == rollout})
         asked = [(slot, question) for slot in slots for question in self._asked_in(slot)]
         mine = self.world.share(asked)
+        questions, works = [q for _, q in mine], list[GroupWork]()
+
+        def prompts() -> Iterator[PromptInputs]:
+            for question in questions:
+                with clock.part("data"):
+                    prompt = self.learner.policy.prompt_inputs(question, self.template)
+                works.append(prompt.work(()))
+                yield prompt
+
         with clock.part("rollout"):
-            sampling = Sampling(self.grpo.max_completion_tokens, self.grpo.temperature, self.config.seed)
             completions = complete(
                 self.learner.policy,
-                [q for _, q in mine],
+                questions,
                 self.template,
-                sampling,
+                Sampling(self.grpo.max_completion_tokens, self.grpo.temperature, self.config.seed),
                 group_size=self.grpo.group_size,
                 step=[slot for slot, _ in mine],
+                prompts=prompts(),
             )
+        self.useful.add_rollout(
+            replace(work, completion_tokens=tuple(len(c.token_ids) for c in group))
+            for work, group in zip(works, completions, strict=True)
+        )
         with clock.part("reward"):
             groups = [self._score(q, group) for (_, q), group in zip(mine, completions, strict=True)]
         slots_of_mine = [slot for slot, _ in mine]
         self.buffer = [PendingGroup(*pair, None) for pair in zip(slots_of_mine, groups, strict=True)]
         self.buffer_rollout = rollout
         if not self.on_policy:
-            with clock.part("reference"):
-                self._keep_old_logprobs()
+            self._keep_old_logprobs(clock)
 
     def _asked_in(self, slot: int) -> list[Question]:
         size, permute = self.grpo.questions_per_step, self.config.data.permute_choices
@@ -150,12 +167,15 @@ class GrpoMethod:
         )
         return RolloutGroup(question=question, rollouts=rollouts)
 
-    def _keep_old_logprobs(self) -> None:
+    def _keep_old_logprobs(self, clock: Clock) -> None:
+        """The policy's own pass over what it sampled: a part of the loss, not of the reference."""
         kept = list(self.buffer)
-        for batch in self._microbatches(self.buffer):
-            with torch.no_grad():
-                logprobs, _ = self.forward(batch.inputs, batch.ids_BGT, batch.mask_BGT)
-            for index, rows in zip(batch.indices, logprobs.tolist(), strict=True):
+        with clock.part("data"):
+            batches = self._microbatches(self.buffer)
+        for batch in batches:
+            with clock.part("loss"), torch.no_grad():
+                logprobs_BGT = self.forward(batch.inputs, batch.ids_BGT, batch.mask_BGT)[0].tolist()
+            for index, rows in zip(batch.indices, logprobs_BGT, strict=True):
                 lengths = [len(r.completion.token_ids) for r in kept[index].group.rollouts]
                 old = tuple(tuple(row[:n]) for row, n in zip(rows, lengths, strict=True))
                 kept[index] = replace(kept[index], old_logprobs=old)
@@ -203,7 +223,10 @@ class GrpoMethod:
         rows = [[r.completion.token_ids for r in p.group.rollouts] for p in taken]
         ids, mask = pad_completions(rows, policy.pad_id, policy.device)
         inputs = collate([prompts[i] for i in indices], policy.device)
-        return Microbatch(taken, tuple(indices), inputs, ids, mask)
+        work = tuple(
+            prompts[i].work([len(row) for row in group]) for i, group in zip(indices, rows, strict=True)
+        )
+        return Microbatch(taken, tuple(indices), inputs, ids, mask, work)
 
     def _reference_logprobs(self, batches: Sequence[Microbatch], clock: Clock) -> Sequence[Tensor | None]:
         """[N, T] of each micro-batch, or None where there is no reference."""
@@ -265,6 +288,7 @@ class GrpoMethod:
             metrics={**group_metrics(stats), **total.metrics()},
             question_visits=len(stats),
             tokens=sum(s.tokens for s in stats),
+            useful_flops=sum(self.world.gather(self.useful.take())),
             rollouts=records,
         )
 
