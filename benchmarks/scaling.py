@@ -23,11 +23,12 @@ import torch
 
 from benchmarks.fast_path import osler_side
 from benchmarks.fast_path.case import Case, make_case
-from benchmarks.fast_path.floor import matmul_ceiling, shape_of, useful_flops
+from benchmarks.fast_path.floor import shape_of, useful_flops
 from benchmarks.fast_path.memory import bytes_in_own_process
 from benchmarks.fast_path.results import environment, write
 from benchmarks.fast_path.rows import SCALES, Row, Scale
 from benchmarks.fast_path.timing import median, take_turns
+from osler.ceilings import matmul_ceiling
 from osler.costs.flops import causal_pairs, decoder_flops, head_flops, tower_flops
 
 MIDDLE = {"group_size": 8, "image_tokens": 196, "completion_tokens": 150, "questions": 2}

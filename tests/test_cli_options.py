@@ -37,6 +37,7 @@ OPTIONS = {
         "--one-stem", "--rebuild-choices", "--seed", "--skip-bad", "--split", "--yes-no", "DATA", "OUT",
     ],
     "osler demo": ["--help", "--json", "--out", "--seed"],
+    "osler doctor": ["--help", "--json", "KEY=VALUE", "RECIPE"],
     "osler evaluate": [
         "--batch-size", "--blind-from", "--data", "--help", "--images", "--json", "--limit",
         "--max-completion-tokens", "--max-pixels", "--min-pixels", "--modality", "--model", "--out",

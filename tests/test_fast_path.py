@@ -18,10 +18,11 @@ from benchmarks.fast_path import __main__ as command_line
 from benchmarks.fast_path import learning, memory, osler_side, results, vllm_rollout
 from benchmarks.fast_path.case import Case, gradients, make_case
 from benchmarks.fast_path.equality import relative_difference
-from benchmarks.fast_path.floor import decode_bytes, shape_of, useful_flops
+from benchmarks.fast_path.floor import shape_of, useful_flops
 from benchmarks.fast_path.models import ASK
 from benchmarks.fast_path.rows import GROUPS, ROWS, SCALES, Row, Scale, rows_of
 from benchmarks.fast_path.timing import Seconds, median, take_turns
+from osler.costs.seconds import decode_bytes
 from osler.costs.shape import ModelShape, TowerShape
 
 ROOT = Path(__file__).resolve().parents[1]

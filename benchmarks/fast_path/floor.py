@@ -25,13 +25,3 @@ def useful_flops(case: Case) -> StepFlops:
 
 def shape_of(case: Case) -> ModelShape:
     return model_shape(json.loads((case.checkpoint / "config.json").read_text(encoding="utf-8")))
-
-
-def decode_bytes(shape: ModelShape, prompt: int, rows: int, prompts: int, tokens: int, width: int) -> int:
-    """Bytes that decoding cannot avoid reading: weights once per token, each prompt's cache once per token,
-    each row's own cache; `width` bytes per number."""
-    weights = shape.layers * shape.layer_matrix_parameters + shape.width * shape.vocabulary
-    cached = 2 * shape.layers * shape.keys
-    steps = tokens - 1  # the first token comes out of the prefill
-    own = rows * steps * (steps + 1) // 2
-    return width * (steps * (weights + prompts * prompt * cached) + own * cached)

@@ -13,11 +13,12 @@ import torch
 from benchmarks.fast_path import osler_side
 from benchmarks.fast_path.case import Case, make_case
 from benchmarks.fast_path.equality import compare_updates
-from benchmarks.fast_path.floor import decode_bytes, shape_of, useful_flops
+from benchmarks.fast_path.floor import shape_of, useful_flops
 from benchmarks.fast_path.memory import measure_memory
 from benchmarks.fast_path.rows import Row, Scale
 from benchmarks.fast_path.timing import Seconds, median, take_turns, timed
 from osler.ceilings import copy_ceiling, matmul_ceiling
+from osler.costs.seconds import decode_bytes
 
 WARM_UPS = {"cpu": 1, "cuda": 3}
 CEILING_SECONDS = 0.5

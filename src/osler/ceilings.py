@@ -13,6 +13,7 @@ LONGEST_PRODUCT = 4  # a side whose one product would take this many times `seco
 PRODUCTS_PER_LOOK = {"cpu": 1, "cuda": 20}  # between two looks at the clock
 COPY_BYTES = {"cpu": 2**28, "cuda": 2**32}
 COPIES = 5
+CALLS = 1000
 
 
 @lru_cache
@@ -64,3 +65,26 @@ def wait(device: str) -> None:
     """Until the device has done what it was asked."""
     if device == "cuda":
         torch.cuda.synchronize()
+
+
+def call_seconds(device: str) -> float:
+    """Seconds to start one small operation; on CUDA as a captured graph replays it."""
+    x = torch.ones(64, device=device)
+    if device == "cuda":
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for _ in range(CALLS):
+                x.add_(1)
+        run = graph.replay
+    else:
+
+        def run() -> None:
+            for _ in range(CALLS):
+                x.add_(1)
+
+    run()
+    wait(device)
+    start = time.perf_counter()
+    run()
+    wait(device)
+    return (time.perf_counter() - start) / CALLS

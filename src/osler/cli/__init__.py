@@ -16,6 +16,7 @@ from types import FrameType
 import typer
 
 from osler.cli import audit as audit  # registers its command, as the next line does
+from osler.cli import doctor as doctor
 from osler.cli import evaluation as evaluation
 from osler.cli.commands import app
 from osler.cli.output import Terminated

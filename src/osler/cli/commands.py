@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -225,7 +226,11 @@ def _train(
     method: str, recipe: str, out: Path, overrides: list[str] | None, resume: bool, as_json: bool
 ) -> None:
     with Output(as_json, with_model=True) as output:
+        from osler.doctor import preflight
         from osler.train.run import describe, run_recipe
 
+        warning = preflight(recipe, overrides or [])
+        if warning and os.environ.get("RANK", "0") == "0":
+            output.note(f"osler: warning: {warning}")
         summary = run_recipe(method, recipe, out, overrides or [], resume)
         output.result(summary, describe(summary))
