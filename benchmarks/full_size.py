@@ -26,6 +26,9 @@ from transformers import (
 )
 
 from osler.config import load_config
+from osler.costs.memory import predict_memory
+from osler.costs.shape import model_shape
+from osler.costs.workload import workload
 from osler.phantom_base.tokenizer import CHAT_TEMPLATE
 from osler.policy.load import load_policy
 from osler.prompts import Template
@@ -118,9 +121,13 @@ def main() -> None:
         'rewards={"benchmarks.full_size:even_tokens" = 1.0}',
         *arguments.overrides,
     ]
-    train(load_config("medvlm_r1_mri", overrides), run)
+    config = load_config("medvlm_r1_mri", overrides)
+    shape = model_shape(json.loads((model / "config.json").read_text(encoding="utf-8")))
+    predicted = predict_memory(config, shape, workload(config, shape.tower)).peak
+    train(config, run)
     before, after = weights(model), weights(run / "checkpoints" / "step_000005")
-    moved = [n for n in before if not torch.equal(before[n].float(), after[n].float())]
+    both = before.keys() & after.keys()  # none with LoRA: its checkpoint holds the adapter alone
+    moved = [n for n in both if not torch.equal(before[n].float(), after[n].float())]
     load_policy(str(run))  # refuses a missing, unexpected or mismatched key
     steps = list(JsonLines(run / "metrics.jsonl"))
     print(
@@ -133,6 +140,7 @@ def main() -> None:
                 "ratio_mean": [s["ratio/mean"] for s in steps],
                 "seconds_per_step": [round(s["time/step"], 2) for s in steps],
                 "peak_bytes": max(s["memory/peak_bytes"] for s in steps),
+                "peak_bytes_predicted": predicted,
             },
             indent=1,
         )
