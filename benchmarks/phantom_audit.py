@@ -26,14 +26,15 @@ TEXT_CHECKS = {"wrong_never_right", "option_prior", "stem_lookup", "blind_baseli
 SIDE_EFFECTS = {"odd_one_out", "length", "label_free_prior"}
 
 
-def raised(plant: str | None, seed: int, images: int) -> Counter[str]:
-    """Check -> scopes in which it is a warning or a fault."""
+def raised(plant: str | None, seed: int, images: int) -> tuple[Counter[str], int]:
+    """Check -> scopes in which it is a warning or a fault; and how many findings could have been one."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "phantom"
         write_benchmark(out, images, seed, plant)
         report = audit(str(out / "train"), str(out / "test"))
     found = [f for f in report.findings if f.level in (Level.FAULT, Level.WARNING)]
-    return Counter(f.check for f in found)
+    judged = sum(f.level is not Level.NOTE for f in report.findings)
+    return Counter(f.check for f in found), judged
 
 
 def as_expected(plant: str | None, found: Counter[str]) -> bool:
@@ -49,15 +50,19 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--images", type=int, default=100)
     given = parser.parse_args()
-    failed = 0
+    failed = false_alarms = judged_clean = 0
     for plant in (None, "leak", "shortcut"):
         for seed in range(given.seeds):
-            found = raised(plant, seed, given.images)
+            found, judged = raised(plant, seed, given.images)
             ok = as_expected(plant, found)
             failed += not ok
+            if plant is None:
+                judged_clean += judged
+                false_alarms += found.total()
             checks = ", ".join(f"{check} in {count}" for check, count in sorted(found.items())) or "nothing"
             verdict = "as expected" if ok else "NOT AS EXPECTED"
             print(f"{plant or 'nothing':<9} seed {seed}: {verdict}: {checks}", flush=True)
+    print(f"{given.seeds} clean audits: {false_alarms} false alarms in {judged_clean} judged findings")
     return 1 if failed else 0
 
 

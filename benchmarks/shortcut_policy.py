@@ -118,7 +118,7 @@ def ask(model: str, run: Path, trained_on: Path, test: Path) -> Asked:
     blind = BlindFit(
         name=f"the {trained_on.name} training questions", questions=training_questions(config.data)
     )
-    row = run_evaluation(request, blind).overall
+    row = run_evaluation(request, blind).summary.overall
     stored = read_predictions(run / "predictions" / f"{name_of(str(test))}.jsonl")
     answers = sorted(stored.predictions, key=lambda p: p.question_id)
     correct = np.array([p.correct for p in answers], dtype=np.int64)
