@@ -247,8 +247,8 @@ def _render_all(root: Path, parts: Sequence[Part], progress: Progress | None, wo
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
-        futures = [pool.submit(_render_chunk, scenes, files) for scenes, files in jobs]
         try:
+            futures = [pool.submit(_render_chunk, scenes, files) for scenes, files in jobs]
             for future in as_completed(futures):
                 done += future.result()
                 if progress is not None:
