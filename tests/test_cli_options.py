@@ -39,9 +39,9 @@ OPTIONS = {
     "osler demo": ["--help", "--json", "--out", "--seed"],
     "osler doctor": ["--help", "--json", "KEY=VALUE", "RECIPE"],
     "osler evaluate": [
-        "--batch-size", "--blind-from", "--data", "--help", "--images", "--json", "--limit",
+        "--ablate", "--batch-size", "--blind-from", "--data", "--help", "--images", "--json", "--limit",
         "--max-completion-tokens", "--max-pixels", "--min-pixels", "--modality", "--model", "--out",
-        "--precision", "--scorer", "--seed", "--skip-bad", "--temperature", "--template",
+        "--precision", "--rotate", "--scorer", "--seed", "--skip-bad", "--temperature", "--template",
     ],
     "osler grpo": ["--help", "--json", "--out", "--resume", "KEY=VALUE", "RECIPE"],
     "osler phantom": ["--help", "--images", "--json", "--plant", "--seed", "DIR"],

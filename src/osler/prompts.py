@@ -31,8 +31,9 @@ class Template:
 
     `instruction` surrounds the slot `{problem}` (stem and choices) and may name the letters that really
     exist with `{letters}`. `form` is the shape of the completion: `think`, `nothink`, `think_after`
-    or `plain` (a bare letter, MedVLM-R1's "simple"). `choice_style` is `lines` (`A) text`, one per line) or
-    `inline` (`A)text, B)text` after the stem, as the Med-R1 files have it).
+    or `plain` (a bare letter, MedVLM-R1's "simple"). `choice_style` is `lines` (`A) text`, one per line),
+    `inline` (`A)text, B)text` after the stem, as the Med-R1 files have it) or `hidden` (the stem alone).
+    A question without a stem is its choices alone.
     """
 
     name: str
@@ -157,9 +158,12 @@ def letters_phrase(count: int) -> str:
 
 def _problem(question: Question, choice_style: str) -> str:
     pairs = list(zip(LETTERS, question.choices, strict=False))
+    stem = [question.text] if question.text else []
+    if choice_style == "hidden":
+        return question.text
     if choice_style == "lines":
-        return "\n".join([question.text, *(f"{letter}) {choice}" for letter, choice in pairs)])
-    return f"{question.text} {', '.join(f'{letter}){choice}' for letter, choice in pairs)}"
+        return "\n".join([*stem, *(f"{letter}) {choice}" for letter, choice in pairs)])
+    return " ".join([*stem, ", ".join(f"{letter}){choice}" for letter, choice in pairs)])
 
 
 _OURS = (
@@ -252,6 +256,20 @@ _PAPERS = (
         "inline",
     ),
 )
+
+# The stem without its choices, for scoring the choices' texts; nobody is trained or asked with these.
+_QUESTION_ONLY = Template(
+    "question_only", "nothink", "{problem}\nGive only the right answer inside <answer></answer>.", "hidden"
+)
+_QUESTION_ONLY_PLAIN = Template(
+    "question_only_plain", "plain", "{problem}\nReply with the right answer only.", "hidden"
+)
+
+
+def question_only(template: Template) -> Template:
+    """How a model that is asked with `template` is asked without seeing any choice."""
+    return _QUESTION_ONLY_PLAIN if template.form == "plain" else _QUESTION_ONLY
+
 
 TEMPLATES: dict[str, Template] = {template.name: template for template in (*_OURS, *_PAPERS)}
 

@@ -167,7 +167,8 @@ class Prediction:
     subject_id: str = ""
     truncated: bool = False
     num_tokens: int = 0
-    choice_logprobs: tuple[float, ...] | None = None  # nats, one per choice, sum of exp 1; where scored so
+    # Nats, one per choice, where scored so: of the letters, sum of exp 1; or of whole texts, not normalised.
+    choice_logprobs: tuple[float, ...] | None = None
     error: str = ""  # technical failure: counted in n as not correct, and listed
 
     @property

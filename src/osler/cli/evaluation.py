@@ -40,13 +40,25 @@ def evaluate(
     max_pixels: Annotated[int | None, typer.Option(help="Largest image; default: as trained.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32 or bf16; default: as trained.")] = None,
     batch_size: Annotated[int, typer.Option(help="Questions between two saves.")] = 64,
+    ablate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="Ask again with less: blank-image, swapped-image, noise, choices-only, question-only.",
+        ),
+    ] = None,
+    rotate: Annotated[
+        bool, typer.Option("--rotate", help="Ask again in every rotation of the choices.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Ask every question once: accuracy with interval, n, chance and blind baseline."""
+    """Ask every question: accuracy with interval, n, chance and blind baseline; --ablate, --rotate: is it
+    looking?"""
     with Output(as_json, with_model=True) as output:
         from osler.evaluate.run import Request, run_evaluation
         from osler.evaluate.summary import summary_to_json
         from osler.evaluate.summary_table import print_summary
+        from osler.evaluate.variants import parse_ablations
 
         request = Request(
             model=model,
@@ -65,6 +77,8 @@ def evaluate(
             max_pixels=max_pixels,
             precision=precision,
             batch_size=batch_size,
+            ablate=() if ablate is None else parse_ablations(ablate),
+            rotate=rotate,
         )
         blind = _blind_fit(request, blind_from, output.note)
         with output.progress("questions") as advance:

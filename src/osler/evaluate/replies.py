@@ -8,10 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from osler.answers import outcome_of
-from osler.evaluate.scoring import LETTER_LOGPROB, READERS, TextReader, read_logprobs
+from osler.evaluate.scoring import (
+    LETTER_LOGPROB,
+    READERS,
+    TEXT_LOGPROB,
+    TextReader,
+    read_logprobs,
+    read_text_logprobs,
+)
 from osler.prompts import Template
 from osler.records import Completion, Extraction, Prediction, Question
-from osler.rollout.choices import choice_logprobs
+from osler.rollout.choices import choice_logprobs, text_logprobs
 from osler.rollout.sampling import Sampling
 
 Complete = Callable[..., Sequence[tuple[Completion, ...]]]
@@ -23,7 +30,7 @@ class Reply:
 
     completion: Completion | None
     extraction: Extraction
-    choice_logprobs: tuple[float, ...] | None = None  # nats, one per choice; with letter-logprob only
+    choice_logprobs: tuple[float, ...] | None = None  # nats, one per choice; with letter- and text-logprob
 
 
 def replies_to(
@@ -37,8 +44,18 @@ def replies_to(
     """One reply per question.
 
     With letter-logprob nothing is written where the template's answer stands first; a template that thinks
-    first has its reasoning written, and the letters are compared behind it.
+    first has its reasoning written, and the letters are compared behind it. With text-logprob nothing is
+    ever written: the choices' texts are compared where the answer stands.
     """
+    if scorer == TEXT_LOGPROB:
+        tags = ("", policy.tokenizer.decode(policy.stop_ids[:1]))
+        if template.form != "plain":
+            tags = ("<answer>", "</answer>")
+        texts = text_logprobs(policy, questions, template, *tags)
+        return [
+            Reply(None, read_text_logprobs(logprobs, question.choices), logprobs)
+            for question, logprobs in zip(questions, texts, strict=True)
+        ]
     if scorer == LETTER_LOGPROB and template.form != "think":
         begun = template.answer_prefix("<answer>") or ""  # "" for a plain template
         opening = Completion(text=begun, token_ids=(), sampled_logprobs=(), finish_reason="stop")

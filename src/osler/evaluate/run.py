@@ -20,6 +20,7 @@ import torch
 
 from osler.data.load import load_questions
 from osler.errors import BadInput
+from osler.evaluate.looking_pass import looking_pass
 from osler.evaluate.passes import Finding, MainPass, Pass
 from osler.evaluate.predictions import read_predictions
 from osler.evaluate.runner import choose_questions, evaluate
@@ -63,6 +64,8 @@ class Request:
     max_pixels: int | None = None
     precision: str | None = None
     batch_size: int = 32
+    ablate: tuple[str, ...] = ()  # of osler.evaluate.variants.ABLATIONS
+    rotate: bool = False  # ask every rotation of the choices
 
     def __post_init__(self) -> None:
         check_scorer(self.scorer)
@@ -99,7 +102,10 @@ class Evaluation:
 
 def passes_of(request: Request) -> list[Pass]:
     """The further passes that were asked for, in the order in which they run."""
-    return []
+    passes = []
+    if request.ablate or request.rotate:
+        passes.append(looking_pass(request.ablate, request.rotate, request.seed))
+    return passes
 
 
 def run_evaluation(
@@ -130,6 +136,7 @@ def run_evaluation(
     blind = None if blind is None else without_test_questions(blind, questions, note)
     settings = _settings(request, how)
     policy = load_policy(request.model, **settings)
+    policy.keep_features()
     digest = model_digest(checkpoint_folder(request.model))
     sampling = Sampling(
         max_completion_tokens=request.max_completion_tokens or how.max_completion_tokens,

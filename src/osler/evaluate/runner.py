@@ -15,6 +15,7 @@ from typing import Any
 
 from osler.answers import NOTHING, outcome_of
 from osler.data.images import image_digest, open_image
+from osler.data.views import View
 from osler.errors import BadInput
 from osler.evaluate.predictions import Header, PredictionWriter, question_digest, read_predictions
 from osler.evaluate.replies import Complete, Reply, read_again, replies_to
@@ -83,6 +84,7 @@ class Ask:
     scorer: str = DEFAULT_SCORER
     settings: Mapping[str, Any] = field(default_factory=dict)  # recorded beside `sampling`
     complete: Complete = engine_complete
+    view: View | None = None  # what is shown instead of each image
 
 
 def evaluate(
@@ -185,7 +187,8 @@ class _File:
     def answer_some(self, policy: Any, count: int) -> None:
         """Answer the next `count` questions and write them down."""
         batch, self.waiting = self.waiting[:count], self.waiting[count:]
-        answers = _answer_batch(policy, batch, self.ask)
+        seen = policy if self.ask.view is None else policy.seeing(self.ask.view)
+        answers = _answer_batch(seen, batch, self.ask)
         self.writer.append(
             (a, question_digest(q, a.image_digest)) for q, a in zip(batch, answers, strict=True)
         )

@@ -6,6 +6,9 @@
     letter-logprob           the letter with the highest log-probability where the answer stands; no text
                              is read
 
+Questions that are asked without their choices have a scorer of their own, text-logprob: the choice whose text
+has the highest log-probability per byte.
+
 Published accuracies move by 20 points with this rule alone, so every number names its scorer. None of them
 turns an unreadable completion into a choice.
 """
@@ -24,6 +27,7 @@ from osler.records import LETTERS, Extraction
 
 DEFAULT_SCORER = "osler"
 LETTER_LOGPROB = "letter-logprob"
+TEXT_LOGPROB = "text-logprob"
 
 TextReader = Callable[[str, Sequence[str], Template], Extraction]
 
@@ -98,6 +102,17 @@ def read_logprobs(logprobs: Sequence[float] | None) -> Extraction:
     if list(logprobs).count(best) > 1:
         return NOTHING
     return Extraction(list(logprobs).index(best), LETTER_LOGPROB, None)
+
+
+def read_text_logprobs(logprobs: Sequence[float], choices: Sequence[str]) -> Extraction:
+    """The choice whose text is the most probable per byte of UTF-8; `logprobs` [num_choices] in nats.
+
+    Per byte, because a sum over a text's tokens compares lengths first: each further token costs
+    probability, whatever it says. Bytes, because tokens differ from model to model.
+    """
+    per_byte = [value / len(choice.encode()) for value, choice in zip(logprobs, choices, strict=True)]
+    found = read_logprobs(per_byte)
+    return found if found.index is None else Extraction(found.index, TEXT_LOGPROB, None)
 
 
 def _whole(text: str, choices: Sequence[str]) -> Extraction:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from math import sqrt
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -121,6 +122,29 @@ def accuracy_interval(
     if not _all_alike(sums, sizes):
         return _percentiles(_resampled_means(sums, sizes, counts, resamples, seed), confidence)
     bounds = wilson_interval(float(values.mean()) * num_clusters, num_clusters, confidence)
+    return Interval(bounds.low, bounds.high, WILSON_OVER_CLUSTERS)
+
+
+def mean_interval(
+    values: ArrayLike,
+    clusters: Sequence[Hashable],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> Interval:
+    """Percentile interval of the mean of values from 0 to 1 [n], whole clusters drawn with replacement.
+
+    For shares that each question has of its own, such as that of its rotations answered right. Where all
+    clusters have the same mean, a Wilson interval that counts each cluster once.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or len(array) == 0 or ((array < 0) | (array > 1)).any():
+        raise ValueError("a non-empty one-dimensional list of values from 0 to 1 is needed")
+    sums, sizes, counts = _cluster_kinds(array, clusters)
+    if not _all_alike(sums, sizes):
+        return _percentiles(_resampled_means(sums, sizes, counts, resamples, seed), confidence)
+    num_clusters = int(counts.sum())
+    bounds = wilson_interval(float(array.mean()) * num_clusters, num_clusters, confidence)
     return Interval(bounds.low, bounds.high, WILSON_OVER_CLUSTERS)
 
 
@@ -270,8 +294,8 @@ def _pair(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int
 
 
 def _cluster_kinds(
-    values: NDArray[np.int64], clusters: Sequence[Hashable]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    values: NDArray[Any], clusters: Sequence[Hashable]
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]:
     """Clusters grouped by kind: the sum, the size, and how many clusters have just these. [num_kinds] each.
 
     A bootstrap sample of clusters is a multinomial draw over these few kinds, which gives the same
@@ -281,19 +305,19 @@ def _cluster_kinds(
         raise ValueError(f"{len(values)} answers but {len(clusters)} cluster names")
     numbers: dict[Hashable, int] = {}
     member_of = np.array([numbers.setdefault(name, len(numbers)) for name in clusters])
-    sums = np.bincount(member_of, weights=values).astype(np.int64)
+    sums = np.bincount(member_of, weights=values).astype(values.dtype)
     sizes = np.bincount(member_of)
     kinds, counts = np.unique(np.stack([sums, sizes], axis=1), axis=0, return_counts=True)
     return kinds[:, 0], kinds[:, 1], counts
 
 
-def _all_alike(sums: NDArray[np.int64], sizes: NDArray[np.int64]) -> bool:
+def _all_alike(sums: NDArray[Any], sizes: NDArray[Any]) -> bool:
     """Whether every cluster has the same mean, so that resampling would show no spread."""
     return bool(np.all(sums * sizes[0] == sums[0] * sizes))
 
 
 def _resampled_means(
-    sums: NDArray[np.int64], sizes: NDArray[np.int64], counts: NDArray[np.int64], resamples: int, seed: int
+    sums: NDArray[Any], sizes: NDArray[Any], counts: NDArray[np.int64], resamples: int, seed: int
 ) -> NDArray[np.float64]:
     if resamples < 1:
         raise ValueError(f"{resamples} resamples: at least 1 is needed")

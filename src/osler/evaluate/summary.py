@@ -250,22 +250,25 @@ def summary_to_json(summary: Summary) -> dict[str, Any]:
 def summary_from_json(values: Mapping[str, Any]) -> Summary:
     """Inverse of `summary_to_json`. Raises KeyError or TypeError for foreign values."""
 
-    def interval(v: Mapping[str, Any] | None) -> Interval | None:
-        return None if v is None else Interval(**v)
-
-    def row(v: Mapping[str, Any]) -> Row:
-        bounds = {k: interval(v[k]) for k in ("interval", "parsed_interval", "blind_interval")}
-        return Row(**{**v, **bounds})
-
     return Summary(
         header=Header(**values["header"]),
-        overall=row(values["overall"]),
-        groups=tuple(row(v) for v in values["groups"]),
+        overall=row_from_json(values["overall"]),
+        groups=tuple(row_from_json(v) for v in values["groups"]),
         macro=tuple(Macro(**{**v, "interval": Interval(**v["interval"])}) for v in values["macro"]),
         blind_source=values["blind_source"],
         cluster_unit=values["cluster_unit"],
         errors=values["errors"],
     )
+
+
+def row_from_json(values: Mapping[str, Any]) -> Row:
+    """A `Row` from its plain JSON values. Raises KeyError or TypeError for foreign ones."""
+
+    def interval(v: Mapping[str, Any] | None) -> Interval | None:
+        return None if v is None else Interval(**v)
+
+    bounds = {k: interval(values[k]) for k in ("interval", "parsed_interval", "blind_interval")}
+    return Row(**{**values, **bounds})
 
 
 def write_summary(run_dir: str | Path, summary: Summary) -> Path:

@@ -28,12 +28,14 @@ from osler.policy.tower import image_features
 def prompt_embeddings(model: Any, batch: PromptBatch, recompute: bool = False) -> Tensor:
     """[S, D]: token embeddings with the image features in their placeholders."""
     x_SD = model.get_input_embeddings()(batch.input_ids_S)
-    if batch.pixels_XC is None:
+    if not batch.shown:
         return x_SD
-    tower = model.model.visual
-    features = image_features(tower, batch.pixels_XC, batch.grids, recompute=recompute)
-    merged = [t * h * w // tower.spatial_merge_size**2 for t, h, w in batch.grids]
-    per_image = features.split(merged)
+    per_image = batch.features
+    if batch.pixels_XC is not None:
+        tower = model.model.visual
+        features = image_features(tower, batch.pixels_XC, batch.grids, recompute=recompute)
+        merged = [t * h * w // tower.spatial_merge_size**2 for t, h, w in batch.grids]
+        per_image = features.split(merged)
     shown = torch.cat([per_image[i] for i in batch.shown]).to(x_SD.dtype)
     return x_SD.masked_scatter((batch.input_ids_S == model.config.image_token_id)[:, None], shown)
 

@@ -8,7 +8,7 @@ patches of all images, one after the other.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,9 +50,10 @@ class PromptBatch:
     position_ids_3S: Tensor
     lengths: tuple[int, ...]  # tokens of each prompt
     next_positions: tuple[int, ...]  # position of each prompt's first completion token
-    pixels_XC: Tensor | None  # patches of the distinct images
+    pixels_XC: Tensor | None  # patches of the distinct images; None without images or with features
     grids: tuple[tuple[int, int, int], ...]  # of the distinct images
     shown: tuple[int, ...]  # index of a distinct image, in the order in which prompts show them
+    features: tuple[Tensor, ...] = ()  # image tokens [I, D] of each distinct image, where known already
 
 
 def mrope_positions(
@@ -87,11 +88,16 @@ def mrope_positions(
     return torch.cat(columns, dim=1), position
 
 
-def collate(prompts: Sequence[PromptInputs], device: Any = "cpu") -> PromptBatch:
-    """Put prompts behind one another; an image that several of them show is kept once."""
+def collate(
+    prompts: Sequence[PromptInputs], device: Any = "cpu", features: Mapping[str, Tensor] | None = None
+) -> PromptBatch:
+    """Put prompts behind one another; an image that several of them show is kept once.
+
+    `features` holds the image tokens of every image by digest; its pixels are then not needed.
+    """
     distinct: dict[str, ImageInputs] = {image.digest: image for p in prompts for image in p.images}
     index = {digest: i for i, digest in enumerate(distinct)}
-    pixels = [image.pixel_values for image in distinct.values()]
+    pixels = [image.pixel_values for image in distinct.values()] if features is None else []
     return PromptBatch(
         input_ids_S=torch.cat([p.input_ids for p in prompts]).to(device),
         position_ids_3S=torch.cat([p.position_ids for p in prompts], dim=1).to(device),
@@ -100,6 +106,7 @@ def collate(prompts: Sequence[PromptInputs], device: Any = "cpu") -> PromptBatch
         pixels_XC=torch.cat(pixels).to(device) if pixels else None,
         grids=tuple(image.grid_thw for image in distinct.values()),
         shown=tuple(index[image.digest] for p in prompts for image in p.images),
+        features=() if features is None else tuple(features[digest] for digest in distinct),
     )
 
 

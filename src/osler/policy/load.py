@@ -8,25 +8,32 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import OrderedDict
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL.Image import Image
+from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 from transformers.utils import cached_file
 
 from osler.data.images import image_digest, open_image
+from osler.data.views import View
 from osler.errors import BadInput
-from osler.policy.inputs import ImageInputs, PromptInputs, mrope_positions
+from osler.policy.inputs import ImageInputs, PromptBatch, PromptInputs, collate, mrope_positions
 from osler.policy.logits import LogitsProcessor
+from osler.policy.recent import Recent
+from osler.policy.tower import image_features
 from osler.prompts import Template, messages
 from osler.records import Question
 
 SUPPORTED_FAMILIES = ("qwen2_vl", "qwen2_5_vl")
 PHANTOM_BASE = Path(__file__).parents[1] / "phantom_base" / "weights"
 IMAGE_CACHE_BYTES = 2 * 2**30
+FEATURE_CACHE_BYTES = 2 * 2**30
 
 
 @dataclass
@@ -42,8 +49,9 @@ class Policy:
     precision: str = "fp32"
     is_merged: bool = False  # an adapter was merged into its base: these weights lie in no file
     kept: dict[str, Any] = field(default_factory=dict)  # what decoding keeps from call to call
-    _images: OrderedDict[str, ImageInputs] = field(default_factory=OrderedDict)
-    _images_bytes: int = 0
+    view: View | None = None  # what is shown instead of each image
+    features: Recent[Tensor] | None = None  # image tokens already computed; only while weights stay
+    _images: Recent[ImageInputs] = field(default_factory=lambda: Recent(IMAGE_CACHE_BYTES))
     _special_tokens: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -103,29 +111,70 @@ class Policy:
         return PromptInputs(torch.tensor(expanded), positions, following, images)
 
     def image_inputs(self, path: str) -> ImageInputs:
-        """Decode and preprocess one image, once per run within the cache's bounds."""
+        """Decode and preprocess one image as this policy's view shows it, once within the cache's bounds."""
         digest = image_digest((path,))
-        if digest in self._images:
-            self._images.move_to_end(digest)
-            return self._images[digest]
-        features = self.image_processor(images=[open_image(path)], return_tensors="pt")
-        grid = tuple(int(n) for n in features["image_grid_thw"][0])
-        inputs = ImageInputs(digest, features["pixel_values"], grid)  # type: ignore[arg-type]
-        self._images[digest] = inputs
-        self._images_bytes += inputs.pixel_values.nbytes
-        while self._images_bytes > IMAGE_CACHE_BYTES and len(self._images) > 1:
-            _, oldest = self._images.popitem(last=False)
-            self._images_bytes -= oldest.pixel_values.nbytes
-        return inputs
+        as_it_is = self._images.get(digest) or self._preprocess(digest, open_image(path))
+        if self.view is None:
+            return as_it_is
+        patch = self.model.config.vision_config.patch_size
+        size = (as_it_is.grid_thw[2] * patch, as_it_is.grid_thw[1] * patch)
+        key = self.view.key(size, digest)
+        held = self._images.get(key)
+        if held is not None:
+            return held
+        seen = open_image(path).resize(size, self.image_processor.resample)
+        return self._preprocess(key, self.view.show(seen, digest))
+
+    def _preprocess(self, key: str, image: Image) -> ImageInputs:
+        values = self.image_processor(images=[image], return_tensors="pt")
+        grid = tuple(int(n) for n in values["image_grid_thw"][0])
+        inputs = ImageInputs(key, values["pixel_values"], grid)  # type: ignore[arg-type]
+        return self._images.put(key, inputs, inputs.pixel_values.nbytes)
+
+    def seeing(self, view: View | None) -> Policy:
+        """The same policy, its caches shared, with every image shown through `view`."""
+        return replace(self, view=view)
+
+    def keep_features(self) -> None:
+        """From now on compute the image tokens of each image once. Only for weights that do not change."""
+        self.features = Recent(FEATURE_CACHE_BYTES)
+
+    def batch(self, prompts: Sequence[PromptInputs]) -> PromptBatch:
+        """The prompts as the model takes them, with image tokens that are known already."""
+        if self.features is None:
+            return collate(prompts, self.device)
+        return collate(prompts, self.device, known_features(self, self.features, prompts))
 
     def _refuse_control_tokens(self, question: Question, template: Template) -> None:
-        text = template.user_text(question)
+        # A template that shows no choices still has them scored.
+        text = "\n".join([template.user_text(question), *question.choices])
         for token in self._special_tokens:
             if token in text:
                 raise BadInput(
                     f"question {question.id} ({question.source}): text contains the control token {token}; "
                     "remove it from the data"
                 )
+
+
+@torch.no_grad()
+def known_features(
+    policy: Policy, held: Recent[Tensor], prompts: Sequence[PromptInputs]
+) -> dict[str, Tensor]:
+    """Image tokens [I, D] of every image of the prompts by digest; the tower sees only those not held."""
+    images = {image.digest: image for prompt in prompts for image in prompt.images}
+    found = {digest: held.get(digest) for digest in images}
+    missing = [images[digest] for digest, features in found.items() if features is None]
+    if missing:
+        tower, device = policy.model.model.visual, policy.device
+        pixels_XC = torch.cat([image.pixel_values for image in missing]).to(device)
+        enabled = policy.precision == "bf16"
+        with torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=False):
+            features_ID = image_features(tower, pixels_XC, [image.grid_thw for image in missing])
+        counts = [math.prod(image.grid_thw) // tower.spatial_merge_size**2 for image in missing]
+        for image, features in zip(missing, features_ID.split(counts), strict=True):
+            features = features.clone()  # a part would keep the whole alive
+            found[image.digest] = held.put(image.digest, features, features.nbytes)
+    return {digest: features for digest, features in found.items() if features is not None}
 
 
 def resolve_checkpoint(path: str) -> str:

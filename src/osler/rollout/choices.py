@@ -1,16 +1,18 @@
-"""How probable each choice's letter was, where a completion stated its answer.
+"""How probable each choice is: its letter where a completion states its answer, or its text by itself.
 
-Shapes: B questions, G letters of a question (the largest number), T tokens.
+Shapes: B questions, G choices of a question (the largest number), T tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from osler.policy.forward import PolicyForward
-from osler.policy.inputs import PromptInputs, collate, pad_completions
+from osler.policy.inputs import PromptInputs, pad_completions
 from osler.policy.load import Policy
 from osler.prompts import Template
 from osler.records import LETTERS, Completion, Question
@@ -32,51 +34,83 @@ def choice_logprobs(
     computed once per question, and many questions together.
     """
     results: list[tuple[float, ...] | None] = [None] * len(questions)
-    for asked in _passes(policy, questions, template, completions):
-        batch = collate([prompt for _, prompt, _ in asked], policy.device)
-        width = max(len(letters) for _, _, letters in asked)
-        # Questions with fewer choices are filled up with copies of their first letter.
-        rows = [[*letters, *letters[:1] * (width - len(letters))] for _, _, letters in asked]
-        ids_BGT, mask_BGT = pad_completions(rows, policy.pad_id, policy.device)
-        forward = PolicyForward(policy.model, policy.logits_processor(1.0), policy.precision)
-        with torch.no_grad():
-            sums_BG = forward(batch, ids_BGT, mask_BGT)[0].sum(-1)
-        for (i, _, letters), sums_G in zip(asked, sums_BG, strict=True):
-            results[i] = tuple(sums_G[: len(letters)].log_softmax(-1).tolist())
+    asked = (
+        _asked(policy, i, question, template, prefix, [prefix + LETTERS[n] for n in _numbers(question)])
+        for i, (question, completion) in enumerate(zip(questions, completions, strict=True))
+        if (prefix := template.answer_prefix(completion.text)) is not None
+    )
+    for i, sums in _sums(policy, asked):
+        results[i] = tuple(sums.log_softmax(-1).tolist())
     return results
 
 
-_Asked = tuple[int, PromptInputs, list[list[int]]]  # index of the question, what all letters share, letters
+def text_logprobs(
+    policy: Policy, questions: Sequence[Question], template: Template, opening: str = "", closing: str = ""
+) -> list[tuple[float, ...]]:
+    """Log-probability of each choice's text between `opening` and `closing`, right behind the prompt.
+
+    In nats, over all tokens of text and closing together, given prompt and opening; not normalised. With
+    the closing each text is a complete answer, so that none is favoured for being the beginning of another.
+    The prompt is computed once per question.
+    """
+    results: list[tuple[float, ...]] = [()] * len(questions)
+    asked = (
+        _asked(policy, i, q, template, opening, [f"{opening}{choice}{closing}" for choice in q.choices])
+        for i, q in enumerate(questions)
+    )
+    for i, sums in _sums(policy, asked):
+        results[i] = tuple(sums.tolist())
+    return results
 
 
-def _passes(
-    policy: Policy, questions: Sequence[Question], template: Template, completions: Sequence[Completion]
-) -> Iterator[list[_Asked]]:
-    """Questions whose completion begins an answer, as many at a time as one pass takes."""
+def _numbers(question: Question) -> range:
+    return range(len(question.choices))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    index: int  # of the question
+    prompt: PromptInputs  # with whatever all continuations share behind it
+    rows: list[list[int]]  # tokens of each continuation
+
+
+def _sums(policy: Policy, asked: Iterable[_Asked]) -> Iterator[tuple[int, Tensor]]:
+    """(index, summed log-probability of each row [G]), as many questions at a time as one pass takes."""
     held: list[_Asked] = []
-    for i, (question, completion) in enumerate(zip(questions, completions, strict=True)):
-        prefix = template.answer_prefix(completion.text)
-        if prefix is not None:
-            held.append((i, *_continued(policy, question, template, prefix)))
-        if sum(len(prompt.input_ids) for _, prompt, _ in held) >= PASS_TOKENS:
-            yield held
+    for one in asked:
+        held.append(one)
+        if sum(len(a.prompt.input_ids) + sum(map(len, a.rows)) for a in held) >= PASS_TOKENS:
+            yield from _pass(policy, held)
             held = []
     if held:
-        yield held
+        yield from _pass(policy, held)
 
 
-def _continued(
-    policy: Policy, question: Question, template: Template, prefix: str
-) -> tuple[PromptInputs, list[list[int]]]:
-    """The prompt with the completion's text behind it, and the tokens of each letter."""
+def _pass(policy: Policy, asked: Sequence[_Asked]) -> Iterator[tuple[int, Tensor]]:
+    batch = policy.batch([a.prompt for a in asked])
+    width = max(len(a.rows) for a in asked)
+    # Questions with fewer choices are filled up with copies of their first.
+    rows = [[*a.rows, *a.rows[:1] * (width - len(a.rows))] for a in asked]
+    ids_BGT, mask_BGT = pad_completions(rows, policy.pad_id, policy.device)
+    forward = PolicyForward(policy.model, policy.logits_processor(1.0), policy.precision)
+    with torch.no_grad():
+        sums_BG = forward(batch, ids_BGT, mask_BGT)[0].sum(-1)
+    for one, sums_G in zip(asked, sums_BG, strict=True):
+        yield one.index, sums_G[: len(one.rows)]
+
+
+def _asked(
+    policy: Policy, index: int, question: Question, template: Template, prefix: str, written: Sequence[str]
+) -> _Asked:
+    """The prompt with `prefix` behind it, and the tokens with which each of `written` goes on."""
 
     def tokens(text: str) -> list[int]:
         return policy.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    written = [tokens(prefix + LETTERS[i]) for i in range(len(question.choices))]
+    rows = [tokens(text) for text in written]
     shared = tokens(prefix)
-    # Tokens may merge across the boundary; everything after the common part belongs to the letter.
-    while any(ids[: len(shared)] != shared for ids in written):
+    # Tokens may merge across the boundary; everything after the common part belongs to the continuation.
+    while any(ids[: len(shared)] != shared for ids in rows):
         shared.pop()
     prompt = policy.prompt_inputs(question, template)
     following = prompt.next_position + torch.arange(len(shared))
@@ -86,4 +120,4 @@ def _continued(
         next_position=prompt.next_position + len(shared),
         images=prompt.images,
     )
-    return longer, [ids[len(shared) :] for ids in written]
+    return _Asked(index, longer, [ids[len(shared) :] for ids in rows])

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from osler.policy.decoding import decoding_model
 from osler.policy.forward import prefill
-from osler.policy.inputs import PromptInputs, collate
+from osler.policy.inputs import PromptInputs
 from osler.policy.load import Policy
 from osler.prompts import Template
 from osler.records import Completion, Question
@@ -173,7 +173,7 @@ def _admit(
     while len(taken) < min(rows.room, len(keys) - first) and num_tokens < PREFILL_TOKENS:
         taken.append(next(prompts))
         num_tokens += len(taken[-1].input_ids)
-    batch = collate(taken, policy.device)
+    batch = policy.batch(taken)
     hidden_BD, layers = prefill(policy.model, batch)
     prefilled = Prefilled(hidden_BD, layers, [0, *accumulate(batch.lengths)], batch.next_positions)
     streams = None

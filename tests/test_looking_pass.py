@@ -1,0 +1,220 @@
+"""`--ablate` and `--rotate` as a whole, with a random tiny model; image tokens computed once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import osler.policy.load as load_module
+from osler.cli import main
+from osler.data.folder import write_folder
+from osler.data.views import Blank, Noise
+from osler.errors import BadInput
+from osler.evaluate.looking import looking_from_json
+from osler.evaluate.predictions import read_predictions
+from osler.evaluate.run import Request, run_evaluation
+from osler.evaluate.scoring import read_text_logprobs
+from osler.evaluate.summary import read_findings
+from osler.policy.load import load_policy
+from osler.policy.recent import Recent
+from osler.prompts import TEMPLATES, question_only
+from osler.records import Modality, Question
+from osler.rollout.choices import choice_logprobs, text_logprobs
+from osler.rollout.engine import complete
+from osler.rollout.sampling import Sampling
+from stock_forward import naive_logprobs
+
+ALL = ("blank-image", "swapped-image", "noise", "choices-only", "question-only")
+
+
+def questions(images: Path, n: int = 8) -> list[Question]:
+    return [
+        Question(
+            id=f"q{i}",
+            text="Which side is bright?",
+            choices=("left", "right", "both sides")[: 2 + i % 2],
+            answer_index=i % 2,
+            images=(str(images / f"{i % 4}.png"),),
+            modality=Modality.CT,
+            dataset="d",
+        )
+        for i in range(n)
+    ]
+
+
+@pytest.fixture
+def data(tmp_path: Path, image_folder: Path) -> Path:
+    write_folder(questions(image_folder), tmp_path / "data")
+    return tmp_path / "data"
+
+
+def ask(tiny: Path, data: Path, out: Path, **changes: Any) -> Any:
+    values = {"model": str(tiny), "data": str(data), "out": out, "template": "nothink"}
+    values |= {"scorer": "letter-logprob", "max_completion_tokens": 3, "batch_size": 3}
+    return run_evaluation(Request(**{**values, **changes}))
+
+
+def test_every_variant_is_a_predictions_file_and_resumes(
+    tiny_folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    found = ask(tiny_folder, data, out, ablate=ALL, rotate=True)
+    (finding,) = found.findings
+    assert finding.kind == "looking"
+    files = {p.parent.parent.name: p for p in (out / "variants").glob("*/predictions/*.jsonl")}
+    noises = {"noise-faint", "noise-mild", "noise-strong", "noise-drowned"}
+    assert set(files) == noises | {
+        "blank-image", "swapped-image-of-8", "choices-only", "question-only", "rotated-1", "rotated-2",
+    }  # fmt: skip
+    for name, path in files.items():
+        stored = read_predictions(path)
+        assert stored.header.settings["variant"] == name
+        assert len(stored.predictions) == (4 if name == "rotated-2" else 8)
+    names = {path.name for name, path in files.items() if name != "question-only"}
+    assert names == {"data@letter-logprob.jsonl"}
+    assert files["question-only"].name == "data@text-logprob.jsonl"
+    # The finding on disk is the one that was returned, and the same question gives the same answer again.
+    (stored_values,) = read_findings(out, "looking").values()
+    assert looking_from_json(stored_values) == finding.values
+    before = {name: path.read_bytes() for name, path in files.items()}
+    monkeypatch.setattr("osler.evaluate.runner.replies_to", lambda *_: pytest.fail("asked again"))
+    assert ask(tiny_folder, data, out, ablate=ALL, rotate=True).findings[0].values == finding.values
+    assert {name: path.read_bytes() for name, path in files.items()} == before
+    # Another set of questions swaps among itself: another file, and nothing is refused.
+    monkeypatch.undo()
+    fewer = ask(tiny_folder, data, tmp_path / "other", ablate=("swapped-image",), limit=6)
+    more = ask(tiny_folder, data, tmp_path / "other", ablate=("swapped-image",))
+    assert (fewer.findings[0].values.n, more.findings[0].values.n) == (6, 8)
+
+
+def test_on_the_command_line(
+    tiny_folder: Path, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["evaluate", "--model", str(tiny_folder), "--data", str(data), "--out", str(tmp_path / "run")]
+    arguments += ["--max-completion-tokens", "2", "--template", "nothink"]
+    assert main([*arguments, "--ablate", "blank,noise"]) == 2
+    assert "did you mean blank-image?" in capfd.readouterr().err
+    assert not (tmp_path / "run").exists(), "refused before anything is done"
+    assert main([*arguments, "--ablate", "blank-image,choices-only", "--rotate", "--json"]) == 0
+    values = json.loads(capfd.readouterr().out)
+    assert {e["variant"] for e in values["looking"]["effects"]} == {"blank-image", "choices-only"}
+    assert main([*arguments, "--ablate", "blank-image,choices-only", "--rotate"]) == 0
+    shown = capfd.readouterr().out
+    assert "is it looking?" in shown and "Right without seeing" in shown and "Flip rate" in shown
+
+
+def test_an_image_ablation_without_images_is_refused_and_an_unreadable_one_left_out(
+    tiny_folder: Path, image_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    broken = next((data / "images").iterdir())
+    stored = [json.loads(line) for line in (data / "questions.jsonl").read_text().splitlines()]
+    hurt = sum(broken.name in json.dumps(row) for row in stored)
+    broken.write_bytes(b"no image")
+    found = ask(tiny_folder, data, tmp_path / "run", ablate=("blank-image", "choices-only"))
+    values = found.findings[0].values
+    assert values.left_out == {v: {"failed technically": hurt} for v in ("blank-image", "choices-only")}
+    assert {e.real.n for e in values.effects} == {8 - hurt}
+    write_folder([replace(q, images=()) for q in questions(image_folder)], tmp_path / "text")
+    with pytest.raises(BadInput, match="no question of text has an image"):
+        ask(tiny_folder, tmp_path / "text", tmp_path / "other", ablate=("noise",))
+
+
+def test_views_change_what_the_model_sees_and_nothing_else(tiny_folder: Path, image_folder: Path) -> None:
+    policy = load_policy(str(tiny_folder))
+    path = str(image_folder / "1.png")
+    as_it_is = policy.image_inputs(path)
+    silent = policy.seeing(Noise(0)).image_inputs(path)
+    assert silent.grid_thw == as_it_is.grid_thw and torch.equal(silent.pixel_values, as_it_is.pixel_values)
+    noisy = policy.seeing(Noise(24)).image_inputs(path)
+    assert noisy.grid_thw == as_it_is.grid_thw and not torch.equal(noisy.pixel_values, as_it_is.pixel_values)
+    blank = policy.seeing(Blank()).image_inputs(path)
+    assert len(blank.pixel_values.unique(dim=0)) == 1, "every patch the same"
+    assert policy.image_inputs(path) is as_it_is and policy.seeing(None).image_inputs(path) is as_it_is
+    asked = questions(image_folder)[1]
+    with_image, without = (
+        p.prompt_inputs(asked, TEMPLATES["think"]) for p in (policy, policy.seeing(Blank()))
+    )
+    assert torch.equal(with_image.input_ids, without.input_ids)
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl"])
+def test_the_tower_runs_once_per_image_and_the_tokens_are_the_same(
+    image_folder: Path, tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tiny_model import write_tiny_model
+
+    folder = str(write_tiny_model(tmp_path, family=family))
+    asked, sampling, template = (
+        questions(image_folder),
+        Sampling(max_completion_tokens=12),
+        TEMPLATES["think"],
+    )
+    plain, keeping = load_policy(folder), load_policy(folder)
+    keeping.keep_features()
+    seen: list[int] = []
+    real_tower = load_module.image_features
+
+    def counted(tower: Any, pixels: Any, grids: Sequence[Any]) -> Any:
+        seen.append(len(grids))
+        return real_tower(tower, pixels, grids)
+
+    monkeypatch.setattr(load_module, "image_features", counted)
+    for order in (asked, asked[::-1], asked[2:5]):
+        expected = complete(plain, order, template, sampling)
+        found = complete(keeping, order, template, sampling)
+        assert [[c.token_ids for c in g] for g in found] == [[c.token_ids for c in g] for g in expected]
+    assert sum(seen) == 4, "four images, whatever is asked about them"
+    texts = [c for (c,) in complete(plain, asked, template, sampling)]
+    texts = [replace(c, text="<think>x</think><answer>") for c in texts]
+    letters = [choice_logprobs(p, asked, template, texts) for p in (plain, keeping)]
+    for a, b in zip(*letters, strict=True):
+        assert a == pytest.approx(b, abs=1e-5)
+    assert sum(seen) == 4
+    # Another view is another image; blanks of one size are one image.
+    blank = keeping.seeing(Blank())
+    blank_tokens = complete(blank, asked, template, sampling)
+    assert sum(seen) == 8
+    assert blank_tokens == complete(plain.seeing(Blank()), asked, template, sampling)
+    assert complete(keeping, asked, template, sampling) == complete(plain, asked, template, sampling)
+
+
+@pytest.mark.parametrize("template", ["think", "plain"])
+def test_texts_of_choices_against_the_stock_model(
+    tiny_folder: Path, image_folder: Path, template: str
+) -> None:
+    """Whole sequences through the stock forward, one choice at a time."""
+    policy = load_policy(str(tiny_folder))
+    form = question_only(TEMPLATES[template])
+    asked = [replace(q, images=()) for q in questions(image_folder, 4)]
+    tags = ("", "<|im_end|>") if template == "plain" else ("<answer>", "</answer>")
+    found = text_logprobs(policy, asked, form, *tags)
+    for question, sums in zip(asked, found, strict=True):
+        prompt = policy.prompt_inputs(question, form)
+        opening = policy.tokenizer(tags[0], add_special_tokens=False)["input_ids"]
+        for choice, total in zip(question.choices, sums, strict=True):
+            ids = policy.tokenizer(f"{tags[0]}{choice}{tags[1]}", add_special_tokens=False)["input_ids"]
+            assert ids[: len(opening)] == opening
+            with torch.no_grad():
+                each = naive_logprobs(policy, prompt, ids, 1.0)
+            assert total == pytest.approx(float(each[len(opening) :].sum()), abs=1e-3)
+        per_byte = [t / len(c.encode()) for t, c in zip(sums, question.choices, strict=True)]
+        assert read_text_logprobs(sums, question.choices).index == int(np.argmax(per_byte))
+    assert read_text_logprobs((-4.0, -6.0), ("ab", "äöü")).index == 1, "per byte, not per letter"
+    assert read_text_logprobs((-4.0, -6.0), ("ab", "abc")).index is None
+
+
+def test_recently_used_values() -> None:
+    held: Recent[str] = Recent(10)
+    held.put("a", "A", 4), held.put("b", "B", 4)
+    assert held.get("a") == "A"
+    held.put("c", "C", 4)
+    assert held.get("b") is None and held.get("a") == "A" and held.num_bytes == 8
+    held.put("huge", "H", 100)
+    assert held.get("huge") == "H" and held.get("a") is None and held.num_bytes == 100
