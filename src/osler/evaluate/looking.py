@@ -10,10 +10,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from osler.errors import BadInput
 from osler.evaluate.scoring import TEXT_LOGPROB, read_logprobs
 from osler.evaluate.stats import (
     Interval,
@@ -25,7 +27,15 @@ from osler.evaluate.stats import (
     mean_interval,
     paired_cluster_bootstrap,
 )
-from osler.evaluate.summary import SCOPES, BlindBaseline, Row, cluster_of, row_from_json, row_of
+from osler.evaluate.summary import (
+    SCOPES,
+    BlindBaseline,
+    Row,
+    cluster_of,
+    read_findings,
+    row_from_json,
+    row_of,
+)
 from osler.evaluate.variants import BLANK, CHOICES_ONLY, FAILED, QUESTION_ONLY, SWAPPED
 from osler.records import LETTERS, Extraction, Outcome, Prediction
 
@@ -360,6 +370,16 @@ def _by_sum(prediction: Prediction) -> Prediction:
         extraction=Extraction(found.index, TEXT_LOGPROB, None),
         outcome=Outcome.CORRECT if right else Outcome.WRONG,
     )
+
+
+def read_looking(run_dir: str | Path) -> dict[str, Looking]:
+    """Test set -> what `summary.json` says about looking. Raises BadInput for foreign values."""
+    try:
+        return {k: looking_from_json(v) for k, v in read_findings(run_dir, "looking").items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BadInput(
+            f"{run_dir}: summary.json: looking cannot be read ({error!r}); evaluate again"
+        ) from error
 
 
 def looking_from_json(values: Mapping[str, Any]) -> Looking:

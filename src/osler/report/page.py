@@ -11,6 +11,7 @@ from osler.report.comparison import comparison_sections
 from osler.report.curves import Legend, Level, Panel, training_panels, validation_panel
 from osler.report.examples import cards_for
 from osler.report.groups import Group, groups_of
+from osler.report.looking import looking_sections
 from osler.report.rendering import render, write_whole
 from osler.report.runs import Run, find_runs, read_run
 from osler.report.tables import flatten, overview, strip_grid, test_sets
@@ -77,6 +78,7 @@ def write_report(
         "galleries": [(name, found) for name, found in galleries if found],
         "sections": sections,
         "comparisons": compared,
+        "looking": looking_sections(runs),
         "is_phantom": _asked_about_phantoms(runs),
     }
     out = write_whole(render("page.html.j2", ("style.css",), values), Path(out))

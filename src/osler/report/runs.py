@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from osler.errors import BadInput
+from osler.evaluate.looking import Looking, read_looking
 from osler.evaluate.predictions import (
     QuestionText,
     StoredPredictions,
@@ -29,6 +30,7 @@ class Evaluated:
     summary: Summary
     stored: StoredPredictions
     questions: Mapping[str, QuestionText]  # id -> text; empty where the side file is missing
+    looking: Looking | None = None  # where variants of the questions were asked too
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +172,7 @@ def _evaluations(path: Path, notes: list[str]) -> Iterator[Evaluated]:
     stored = {p.stem: p for p in sorted((path / "predictions").glob("*.jsonl"))}
     for name in stored.keys() - summaries.keys():
         notes.append(f"predictions/{name}.jsonl has no entry in summary.json: evaluation not finished")
+    looked = read_looking(path)
     for name, summary in summaries.items():
         if name not in stored:
             raise BadInput(
@@ -179,6 +182,7 @@ def _evaluations(path: Path, notes: list[str]) -> Iterator[Evaluated]:
             summary=summary,
             stored=read_predictions(stored[name]),
             questions=_questions(path / "questions" / f"{name}.jsonl", notes),
+            looking=looked.get(name),
         )
 
 

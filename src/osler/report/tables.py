@@ -182,7 +182,7 @@ def _line(label: str, summary: Summary, row: Row) -> Line:
         template=asked_how(summary.header),
         accuracy=percent(row.accuracy),
         interval=percent_range(row.interval),
-        strip=_strip(row.accuracy, row.interval, row.chance, row.blind_accuracy),
+        strip=strip_of(row.accuracy, row.interval, row.chance, row.blind_accuracy),
         n=str(row.n),
         chance=percent(row.chance),
         blind=percent(row.blind_accuracy) + _blind_n(row),
@@ -201,7 +201,7 @@ def _macro_line(label: str, summary: Summary, macro: Macro) -> Line:
         template=asked_how(summary.header),
         accuracy=percent(macro.accuracy),
         interval=percent_range(macro.interval),
-        strip=_strip(macro.accuracy, macro.interval, macro.chance, macro.blind_accuracy),
+        strip=strip_of(macro.accuracy, macro.interval, macro.chance, macro.blind_accuracy),
         n=str(summary.overall.n),
         chance=percent(macro.chance),
         blind=percent(macro.blind_accuracy),
@@ -222,7 +222,9 @@ def _difference(accuracy: float, blind: float | None) -> str:
     return NONE if blind is None else points(accuracy - blind)
 
 
-def _strip(accuracy: float, interval: Interval, chance: float, blind: float | None) -> Strip:
+def strip_of(accuracy: float, interval: Interval, chance: float, blind: float | None) -> Strip:
+    """Where the marks of these fractions stand."""
+
     def place(value: float) -> float:
         return round(_STRIP_START + _STRIP_LENGTH * value, 2)
 
