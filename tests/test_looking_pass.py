@@ -26,10 +26,12 @@ from osler.policy.load import load_policy
 from osler.policy.recent import Recent
 from osler.prompts import TEMPLATES, question_only
 from osler.records import Modality, Question
+from osler.report.page import write_report
 from osler.rollout.choices import choice_logprobs, text_logprobs
 from osler.rollout.engine import complete
 from osler.rollout.sampling import Sampling
 from stock_forward import naive_logprobs
+from test_report import Page
 
 ALL = ("blank-image", "swapped-image", "noise", "choices-only", "question-only")
 
@@ -124,6 +126,34 @@ def test_an_image_ablation_without_images_is_refused_and_an_unreadable_one_left_
     write_folder([replace(q, images=()) for q in questions(image_folder)], tmp_path / "text")
     with pytest.raises(BadInput, match="no question of text has an image"):
         ask(tiny_folder, tmp_path / "text", tmp_path / "other", ablate=("noise",))
+
+
+def test_the_page_prints_every_number_of_the_finding(tiny_folder: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    found = ask(tiny_folder, data, out, ablate=ALL, rotate=True).findings[0].values
+    facts = write_report([out], tmp_path / "page.html")
+    html = facts.path.read_text()
+    assert facts.test_sets == ("data@letter-logprob",), "variants are no test sets of their own"
+    assert "not finished" not in html
+    page = Page(html)
+    words = " ".join(page.words)
+    assert "Is it looking?" in words and "not without the image" in words
+    for effect in found.effects:
+        assert effect.variant in words and f"{100 * effect.changed.accuracy:.1f}" in words
+        assert f"{100 * effect.interval.low:+.1f}".replace("-", "−") in words
+    for letter in found.letters:
+        assert f"{100 * letter.recall.share:.1f}" in words
+    labels = [
+        a["aria-label"]
+        for tag, a in page.tags
+        if tag == "svg" and a.get("class") == "strip" and "aria-label" in a
+    ]
+    assert sum("accuracy" in str(label) and "chance" in str(label) for label in labels) >= len(found.effects)
+    stored = json.loads((out / "summary.json").read_text())
+    stored["looking"]["data@letter-logprob"]["effects"] = [{"variant": "x"}]
+    (out / "summary.json").write_text(json.dumps(stored))
+    with pytest.raises(BadInput, match="looking cannot be read"):
+        write_report([out], tmp_path / "page.html")
 
 
 def test_views_change_what_the_model_sees_and_nothing_else(tiny_folder: Path, image_folder: Path) -> None:
