@@ -190,14 +190,18 @@ def _counts(answers: Answers, kept: Mapping[str, Prediction], total: int) -> dic
 
 
 def _groups(asked: Mapping[str, Prediction], ids: Sequence[str]) -> Iterator[tuple[str, str, list[str]]]:
-    """(scope, value, question ids): all of them, then every scope that has two values or more."""
+    """(scope, value, question ids): all of them, then every scope that cuts them in a new way."""
     if ids:
         yield "overall", "", list(ids)
+    cuts: list[list[list[str]]] = []
     for scope, key in SCOPES.items():
-        values = sorted({key(asked[i]) for i in ids})
-        if len(values) > 1:
-            for value in values:
-                yield scope, value, [i for i in ids if key(asked[i]) == value]
+        members: dict[str, list[str]] = {}
+        for i in ids:
+            members.setdefault(key(asked[i]), []).append(i)
+        cut = sorted(members.values())
+        if len(members) > 1 and cut not in cuts:
+            cuts.append(cut)
+            yield from ((scope, value, members[value]) for value in sorted(members))
 
 
 def _clusters(asked: Mapping[str, Prediction], ids: Sequence[str]) -> list[str]:

@@ -116,10 +116,10 @@ def sentences(found: Looking) -> Iterator[str]:
     for one in found.solvability:
         if one.scope == "overall":
             names = " or ".join(one.variants)
-            yield f"Right without seeing ({names}): {rate(one.any_right)} of n {one.any_right.n}."
+            yield f"Right without seeing ({names}): {_told(one.any_right)}."
             if len(one.variants) > 1:
-                yield f"Right in all of these: {rate(one.all_right)}."
-            yield f"Right with the image only: {rate(one.only_with_image)}."
+                yield f"Right in all of these: {_told(one.all_right)}."
+            yield f"Right with the image, and in none of these: {_told(one.only_with_image)}."
     if found.texts_by_sum is not None:
         row = found.texts_by_sum
         yield (
@@ -147,6 +147,11 @@ def rate(value: Rate) -> str:
     """
     chance = "" if value.chance is None else f", {percent(value.chance)}"
     return f"{percent(value.share)} ({percent_range(value.interval)}){chance}"
+
+
+def _told(value: Rate) -> str:
+    shown = f"{percent(value.share)} % ({percent_range(value.interval)}), n {value.n}"
+    return f"{shown}; guessing gives {percent(value.chance)}"
 
 
 def accuracy(row: Row) -> str:
