@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from osler.evaluate.looking import Answers, Looking, looking, looking_from_json
+from osler.evaluate.looking import looking
+from osler.evaluate.looking_records import Answers, Looking, looking_from_json
 from osler.evaluate.looking_table import print_looking
 from osler.evaluate.stats import accuracy_interval, mean_interval
 from osler.evaluate.summary import BlindBaseline

@@ -17,7 +17,7 @@ from osler.cli import main
 from osler.data.folder import write_folder
 from osler.data.views import Blank, Noise
 from osler.errors import BadInput
-from osler.evaluate.looking import looking_from_json
+from osler.evaluate.looking_records import looking_from_json
 from osler.evaluate.predictions import read_predictions
 from osler.evaluate.run import Request, run_evaluation
 from osler.evaluate.scoring import read_text_logprobs

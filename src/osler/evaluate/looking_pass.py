@@ -8,7 +8,8 @@ from functools import partial
 
 from osler.data.images import image_digest
 from osler.errors import BadInput
-from osler.evaluate.looking import Answers, Looking, looking
+from osler.evaluate.looking import looking
+from osler.evaluate.looking_records import Answers, Looking
 from osler.evaluate.looking_table import print_looking
 from osler.evaluate.passes import MainPass, Pass
 from osler.evaluate.runner import Ask

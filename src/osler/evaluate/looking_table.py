@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from osler.evaluate.looking import Effect, Looking, Quadrant, Rate
+from osler.evaluate.looking_records import Effect, Looking, Quadrant, Rate
 from osler.evaluate.printed import (
     NONE,
     p_value,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from osler.evaluate.looking import Effect, LetterRecall, Looking, Quadrant, Rate
+from osler.evaluate.looking_records import Effect, LetterRecall, Looking, Quadrant, Rate
 from osler.evaluate.looking_table import QUADRANTS, group_name, quadrant_cells, rate, sentences
 from osler.evaluate.printed import p_value, percent, percent_range, points, points_range
 from osler.evaluate.summary import Row

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from osler.errors import BadInput
-from osler.evaluate.looking import Looking, read_looking
+from osler.evaluate.looking_records import Looking, read_looking
 from osler.evaluate.predictions import (
     QuestionText,
     StoredPredictions,
