@@ -13,10 +13,11 @@ from osler.prompts import get_template
 from osler.records import LETTERS, Completion, Question
 from osler.rollout import engine
 from osler.rollout.choices import choice_logprobs
+from osler.rollout.continuation import opening, with_letters
 from osler.rollout.engine import complete, generate
 from osler.rollout.rows import RowsInFlight
 from osler.rollout.sampling import Sampling
-from stock_forward import naive_logprobs
+from stock_forward import hugging_face_inputs, naive_logprobs
 
 TEMPLATE = get_template("think")
 GROUP = 3
@@ -183,3 +184,44 @@ def test_letters_of_many_questions_equal_one_by_one(
         assert one is not None and other is not None and len(one) == len(question.choices)
         assert one == pytest.approx(other, abs=1e-5)
         assert one == pytest.approx(naive_letters(policy, question, text), abs=1e-4)
+
+
+def test_a_begun_completion_goes_on_as_the_stock_model_would(
+    tiny_folder: Path, questions: list[Question]
+) -> None:
+    """Prompt, image and given text in one sequence through the stock model's own greedy decoding."""
+    policy = load_policy(str(tiny_folder))
+    begun = [f"<think>It is {'dark ' * (i % 3)}here.</think><answer>" for i in range(len(questions))]
+    found = complete(policy, questions, TEMPLATE, Sampling(12), begun=begun)
+    for question, text, (completion,) in zip(questions, begun, found, strict=True):
+        prompt = policy.prompt_inputs(question, TEMPLATE)
+        given = policy.tokenizer(text, add_special_tokens=False)["input_ids"]
+        inputs = hugging_face_inputs(policy, prompt, given)
+        ids = policy.model.generate(**inputs, max_new_tokens=12, do_sample=False)[0]
+        new = ids[prompt.input_ids.shape[0] + len(given) :].tolist()
+        assert list(completion.token_ids) == new
+        ended = new[:-1] if new[-1] in policy.stop_ids else new
+        assert completion.text == text + policy.tokenizer.decode(ended)
+        expected = naive_logprobs(policy, prompt, given + new, 1.0)[len(given) :]
+        torch.testing.assert_close(torch.tensor(completion.sampled_logprobs), expected, atol=1e-4, rtol=0)
+
+
+def test_a_text_whose_end_could_merge_with_the_letter_is_left_open(
+    tiny_folder: Path, questions: list[Question]
+) -> None:
+    """With a tokenizer that knows `>A`, decoding starts before `>`; nothing of the text is lost or doubled."""
+    policy = load_policy(str(tiny_folder))
+    text = "dark</think><answer>"
+    merged = policy.tokenizer("x", add_special_tokens=False)["input_ids"]
+
+    class Merging:
+        def __call__(self, written: str, add_special_tokens: bool) -> dict[str, list[int]]:
+            head, found, tail = written.partition("<answer>A")
+            if not found:
+                return {"input_ids": [*range(100, 100 + len(written))]}
+            return {"input_ids": [*range(100, 100 + len(head) + len("<answer")), *merged, *range(len(tail))]}
+
+    policy.tokenizer = Merging()
+    found = opening(policy, text, with_letters(text, questions[1]))
+    assert list(found.tokens) == list(range(100, 100 + len(text) - 1))
+    assert [list(ids) for ids in found.rows[:2]] == [merged, [100 + len(text) - 1, 100 + len(text)]]

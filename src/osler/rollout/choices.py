@@ -15,7 +15,8 @@ from osler.policy.forward import PolicyForward
 from osler.policy.inputs import PromptInputs, pad_completions
 from osler.policy.load import Policy
 from osler.prompts import Template
-from osler.records import LETTERS, Completion, Question
+from osler.records import Completion, Question
+from osler.rollout.continuation import extended, opening, with_letters
 
 PASS_TOKENS = 2**14  # tokens scored at a time
 
@@ -35,7 +36,7 @@ def choice_logprobs(
     """
     results: list[tuple[float, ...] | None] = [None] * len(questions)
     asked = (
-        _asked(policy, i, question, template, prefix, [prefix + LETTERS[n] for n in _numbers(question)])
+        _asked(policy, i, question, template, prefix, with_letters(prefix, question))
         for i, (question, completion) in enumerate(zip(questions, completions, strict=True))
         if (prefix := template.answer_prefix(completion.text)) is not None
     )
@@ -63,15 +64,11 @@ def text_logprobs(
     return results
 
 
-def _numbers(question: Question) -> range:
-    return range(len(question.choices))
-
-
 @dataclass(frozen=True)
 class _Asked:
     index: int  # of the question
     prompt: PromptInputs  # with whatever all continuations share behind it
-    rows: list[list[int]]  # tokens of each continuation
+    rows: tuple[tuple[int, ...], ...]  # tokens of each continuation
 
 
 def _sums(policy: Policy, asked: Iterable[_Asked]) -> Iterator[tuple[int, Tensor]]:
@@ -103,21 +100,5 @@ def _asked(
     policy: Policy, index: int, question: Question, template: Template, prefix: str, written: Sequence[str]
 ) -> _Asked:
     """The prompt with `prefix` behind it, and the tokens with which each of `written` goes on."""
-
-    def tokens(text: str) -> list[int]:
-        return policy.tokenizer(text, add_special_tokens=False)["input_ids"]
-
-    rows = [tokens(text) for text in written]
-    shared = tokens(prefix)
-    # Tokens may merge across the boundary; everything after the common part belongs to the continuation.
-    while any(ids[: len(shared)] != shared for ids in rows):
-        shared.pop()
-    prompt = policy.prompt_inputs(question, template)
-    following = prompt.next_position + torch.arange(len(shared))
-    longer = PromptInputs(
-        input_ids=torch.cat([prompt.input_ids, torch.tensor(shared, dtype=torch.long)]),
-        position_ids=torch.cat([prompt.position_ids, following.expand(3, -1)], dim=1),
-        next_position=prompt.next_position + len(shared),
-        images=prompt.images,
-    )
-    return _Asked(index, longer, [ids[len(shared) :] for ids in rows])
+    begun = opening(policy, prefix, written)
+    return _Asked(index, extended(policy.prompt_inputs(question, template), begun.tokens), begun.rows)

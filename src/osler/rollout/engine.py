@@ -21,6 +21,7 @@ from osler.policy.inputs import PromptInputs
 from osler.policy.load import Policy
 from osler.prompts import Template
 from osler.records import Completion, Question
+from osler.rollout.continuation import extended, opening, with_letters
 from osler.rollout.rows import Drawing, Finished, Prefilled, RowsInFlight
 from osler.rollout.sampling import Sampling, uniforms
 
@@ -42,6 +43,7 @@ def complete(
     *,
     group_size: int = 1,
     step: int | Sequence[int] = 0,
+    begun: Sequence[str] | None = None,
     progress: Progress | None = None,
     rows_in_flight: int = ROWS_IN_FLIGHT,
     prompts: Iterable[PromptInputs] | None = None,
@@ -49,24 +51,38 @@ def complete(
     """`group_size` completions for every question, in the order given.
 
     `step` keys the random streams; one number for all questions, or one for each. `prompts` are the
-    questions' own, where the caller makes them; they are asked for as rows become free.
+    questions' own, where the caller makes them; they are asked for as rows become free. `begun` gives the
+    text that each question's completions begin with: it is part of their text; tokens and log-probabilities
+    are those of what the model wrote behind it.
     """
     steps = [step] * len(questions) if isinstance(step, int) else step
     keys = [(s, q.id) for s, q in zip(steps, questions, strict=True)]
     if prompts is None:
         prompts = (policy.prompt_inputs(q, template) for q in questions)
+    openings: list[tuple[int, ...]] = [()] * len(questions)
+    if begun is not None:
+        openings = [
+            opening(policy, text, with_letters(text, q)).tokens
+            for q, text in zip(questions, begun, strict=True)
+        ]
+        prompts = (extended(prompt, tokens) for prompt, tokens in zip(prompts, openings, strict=True))
     tokens, logprobs = generate(
         policy, prompts, keys, sampling, group_size, rows_in_flight=rows_in_flight, progress=progress
     )
-    rows = [_completion(policy, *row) for row in zip(tokens, logprobs, strict=True)]
+    rows = [
+        _completion(policy, openings[n // group_size], *row)
+        for n, row in enumerate(zip(tokens, logprobs, strict=True))
+    ]
     return [tuple(rows[n : n + group_size]) for n in range(0, len(rows), group_size)]
 
 
-def _completion(policy: Policy, tokens: list[int], logprobs: list[float]) -> Completion:
+def _completion(
+    policy: Policy, begun: tuple[int, ...], tokens: list[int], logprobs: list[float]
+) -> Completion:
     stopped = tokens[-1] in policy.stop_ids
     text_ids = tokens[:-1] if stopped else tokens
     return Completion(
-        text=policy.tokenizer.decode(text_ids, skip_special_tokens=False),
+        text=policy.tokenizer.decode([*begun, *text_ids], skip_special_tokens=False),
         token_ids=tuple(tokens),
         sampled_logprobs=tuple(logprobs),
         finish_reason="stop" if stopped else "length",
