@@ -27,7 +27,6 @@ LAYERS = {
     "osler.costs": 2.0,
     "osler.audit": 2.2,  # of data: no model
     "osler.audit.blind": 2.0,
-    "osler.audit.reasoning": 6.0,  # of a model
     "osler.evaluate": 5.0,
     "osler.evaluate.stats": 2.0,
     "osler.evaluate.power": 2.0,
@@ -44,6 +43,13 @@ LAYERS = {
     "osler.evaluate.run": 5.2,
     "osler.evaluate.compare": 2.5,
     "osler.evaluate.compare_table": 2.6,
+    "osler.evaluate.thinking.edits": 2.1,  # the pass itself is asked of a model
+    "osler.evaluate.thinking.hints": 2.1,
+    "osler.evaluate.thinking.reading": 2.2,
+    "osler.evaluate.thinking.records": 2.2,
+    "osler.evaluate.thinking.plan": 2.3,
+    "osler.evaluate.thinking.rates": 2.5,
+    "osler.evaluate.thinking.table": 2.6,
     "osler.evaluate.transfer": 2.1,
     "osler.evaluate.calibration": 2.1,
     "osler.policy": 3.0,

@@ -209,7 +209,7 @@ def test_a_begun_completion_goes_on_as_the_stock_model_would(
 def test_a_text_whose_end_could_merge_with_the_letter_is_left_open(
     tiny_folder: Path, questions: list[Question]
 ) -> None:
-    """With a tokenizer that knows `>A`, decoding starts before `>`; nothing of the text is lost or doubled."""
+    """With a tokenizer that knows `>A`, decoding starts before `>`."""
     policy = load_policy(str(tiny_folder))
     text = "dark</think><answer>"
     merged = policy.tokenizer("x", add_special_tokens=False)["input_ids"]

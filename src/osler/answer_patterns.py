@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 
 # Scripts without spaces between words: there a Latin letter stands alone between two of their signs.
-_UNSPACED = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
-_WORD_SIGN = rf"[^\W{_UNSPACED}]"
+UNSPACED = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+_WORD_SIGN = rf"[^\W{UNSPACED}]"
 
 GAP = r"\s{0,8}"
 _LATEX = r"\\(?:boxed|text|textbf|mathrm)\{"
@@ -86,7 +86,7 @@ LONE_LETTER = re.compile(
     rf"|(?<!{_WORD_SIGN})(?<!['’])(?!A\s{{1,3}}(?!(?:or|and|nor|is)\b)[a-z])(?!I(?:['’]|\s{{1,3}}[a-z]))"
     rf"([A-Z])(?!{_WORD_SIGN}|['’]|-[a-z]|[超型])"
 )
-SENTENCE_END = re.compile(rf"[.;!?](?=\s|$|[{_UNSPACED}])|[。।]")
+SENTENCE_END = re.compile(rf"[.;!?](?=\s|$|[{UNSPACED}])|[。।]")
 
 _UNABLE = r"(?:cannot|can['’]?t|can not|unable to|not able to|won['’]t|will not|decline to)"
 _SERVICE = r"(?:answer|provide|diagnose|assist|help|give|offer|comply|interpret|advise)"

@@ -15,6 +15,7 @@ from typing import Any
 
 from osler.answers import NOTHING, outcome_of
 from osler.data.images import image_digest, open_image
+from osler.data.permutation import draw_key
 from osler.data.views import View
 from osler.errors import BadInput
 from osler.evaluate.predictions import Header, PredictionWriter, question_digest, read_predictions
@@ -65,10 +66,7 @@ def choose_questions(questions: Sequence[Question], limit: int | None, seed: int
     if limit < 1:
         raise BadInput(f"--limit {limit}: must be at least 1")
 
-    def draw(question: Question) -> bytes:
-        return hashlib.sha256(f"{seed}:{question.id}".encode()).digest()
-
-    chosen = {q.id for q in sorted(questions, key=draw)[:limit]}
+    chosen = {q.id for q in sorted(questions, key=lambda q: draw_key(q.id, seed))[:limit]}
     return tuple(q for q in questions if q.id in chosen)
 
 

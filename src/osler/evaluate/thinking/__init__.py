@@ -1,0 +1,1 @@
+"""Is the thinking real? Interventions on the reasoning of an evaluated model."""
