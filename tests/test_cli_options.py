@@ -42,6 +42,7 @@ OPTIONS = {
         "--ablate", "--batch-size", "--blind-from", "--data", "--help", "--images", "--json", "--limit",
         "--max-completion-tokens", "--max-pixels", "--min-pixels", "--modality", "--model", "--out",
         "--precision", "--rotate", "--scorer", "--seed", "--skip-bad", "--temperature", "--template",
+        "--thinking",
     ],
     "osler grpo": ["--help", "--json", "--out", "--resume", "KEY=VALUE", "RECIPE"],
     "osler phantom": ["--help", "--images", "--json", "--plant", "--seed", "DIR"],

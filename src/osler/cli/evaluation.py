@@ -50,6 +50,10 @@ def evaluate(
     rotate: Annotated[
         bool, typer.Option("--rotate", help="Ask again in every rotation of the choices.")
     ] = False,
+    thinking: Annotated[
+        bool,
+        typer.Option("--thinking", help="Examine the reasoning: edit it, shuffle the choices, add a hint."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Ask every question: accuracy with interval, n, chance and blind baseline; --ablate, --rotate: is it
@@ -79,6 +83,7 @@ def evaluate(
             batch_size=batch_size,
             ablate=() if ablate is None else parse_ablations(ablate),
             rotate=rotate,
+            thinking=thinking,
         )
         blind = _blind_fit(request, blind_from, output.note)
         with output.progress("questions") as advance:

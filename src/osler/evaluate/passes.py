@@ -77,6 +77,7 @@ class Pass:
     kind: str  # its key in summary.json and --json
     ask: Callable[[MainPass], Any]  # ends in a dataclass of plain values
     show: Callable[[Any, Console], None]
+    check: Callable[[Template], None] = lambda template: None  # BadInput before anything is asked
 
 
 @dataclass(frozen=True, kw_only=True)

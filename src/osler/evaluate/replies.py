@@ -30,7 +30,7 @@ class Reply:
 
     completion: Completion | None
     extraction: Extraction
-    choice_logprobs: tuple[float, ...] | None = None  # nats, one per choice; with letter- and text-logprob
+    choice_logprobs: tuple[float, ...] | None = None  # nats, one per choice; where they were compared
 
 
 def replies_to(
@@ -40,12 +40,14 @@ def replies_to(
     sampling: Sampling,
     complete: Complete,
     scorer: str,
+    letters: bool = False,
 ) -> list[Reply]:
     """One reply per question.
 
     With letter-logprob nothing is written where the template's answer stands first; a template that thinks
     first has its reasoning written, and the letters are compared behind it. With text-logprob nothing is
-    ever written: the choices' texts are compared where the answer stands.
+    ever written: the choices' texts are compared where the answer stands. With `letters` the letters are compared
+    in any case, and the scorer reads the text all the same.
     """
     if scorer == TEXT_LOGPROB:
         tags = ("", policy.tokenizer.decode(policy.stop_ids[:1]))
@@ -62,16 +64,18 @@ def replies_to(
         found = choice_logprobs(policy, questions, template, [opening] * len(questions))
         return [Reply(None, read_logprobs(logprobs), logprobs) for logprobs in found]
     completions = [group[0] for group in complete(policy, questions, template, sampling)]
-    if scorer == LETTER_LOGPROB:
+    found = [None] * len(completions)
+    if letters or scorer == LETTER_LOGPROB:
         found = choice_logprobs(policy, questions, template, completions)
+    if scorer == LETTER_LOGPROB:
         return [
-            Reply(completion, read_logprobs(logprobs), logprobs)
-            for completion, logprobs in zip(completions, found, strict=True)
+            Reply(c, read_logprobs(logprobs), logprobs)
+            for c, logprobs in zip(completions, found, strict=True)
         ]
     read = READERS[scorer]
     return [
-        Reply(completion, read(completion.text, question.choices, template))
-        for question, completion in zip(questions, completions, strict=True)
+        Reply(completion, read(completion.text, question.choices, template), logprobs)
+        for question, completion, logprobs in zip(questions, completions, found, strict=True)
     ]
 
 

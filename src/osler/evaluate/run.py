@@ -34,6 +34,8 @@ from osler.evaluate.summary import (
     write_finding,
     write_summary,
 )
+from osler.evaluate.thinking.examine import check_thinks_first, examine
+from osler.evaluate.thinking.table import print_thinking
 from osler.evaluate.trained import HowTrained, how_trained
 from osler.policy.load import Policy, checkpoint_folder, load_policy, model_digest, resolve_checkpoint
 from osler.prompts import get_template
@@ -66,6 +68,7 @@ class Request:
     batch_size: int = 32
     ablate: tuple[str, ...] = ()  # of osler.evaluate.variants.ABLATIONS
     rotate: bool = False  # ask every rotation of the choices
+    thinking: bool = False  # whether the reasoning is examined
 
     def __post_init__(self) -> None:
         check_scorer(self.scorer)
@@ -105,6 +108,8 @@ def passes_of(request: Request) -> list[Pass]:
     passes = []
     if request.ablate or request.rotate:
         passes.append(looking_pass(request.ablate, request.rotate, request.seed))
+    if request.thinking:
+        passes.append(Pass(kind="thinking", ask=examine, show=print_thinking, check=check_thinks_first))
     return passes
 
 
@@ -123,6 +128,9 @@ def run_evaluation(
     template = get_template(request.template or how.template)
     if request.template is None:
         note(f"--template not given: {template.name}, {how.says}")
+    passes = passes_of(request)
+    for one in passes:
+        one.check(template)
     in_training_run = _holds_training(request.out, how)
     questions = choose_questions(
         load_questions(
@@ -182,7 +190,7 @@ def run_evaluation(
         progress=progress,
         note=note,
     )
-    return Evaluation(summary=summary, findings=tuple(run_passes(main, passes_of(request))))
+    return Evaluation(summary=summary, findings=tuple(run_passes(main, passes)))
 
 
 def run_passes(main: MainPass, passes: Sequence[Pass]) -> Iterator[Finding]:

@@ -83,6 +83,7 @@ class Ask:
     settings: Mapping[str, Any] = field(default_factory=dict)  # recorded beside `sampling`
     complete: Complete = engine_complete
     view: View | None = None  # what is shown instead of each image
+    letters: bool = False  # compare the choices' letters too, whatever the scorer reads
 
 
 def evaluate(
@@ -279,7 +280,7 @@ def _digest_now(question: Question) -> str:
 def _answer_batch(policy: Any, batch: Sequence[Question], ask: Ask) -> list[Prediction]:
     seen = {q.id: _look_at_images(q) for q in batch}
     readable = [q for q in batch if not seen[q.id][1]]
-    how = (ask.template, ask.sampling, ask.complete, ask.scorer)
+    how = (ask.template, ask.sampling, ask.complete, ask.scorer, ask.letters)
     replies = replies_to(policy, readable, *how) if readable else []
     by_id = {q.id: reply for q, reply in zip(readable, replies, strict=True)}
     return [_predict(q, by_id.get(q.id), *seen[q.id]) for q in batch]

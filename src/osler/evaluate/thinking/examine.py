@@ -1,4 +1,4 @@
-"""The pass over the reasoning: a model is asked again under every condition, and the answers are summed up."""
+"""The pass over the reasoning: a model is asked again under every condition, and it is summed up."""
 
 from __future__ import annotations
 
@@ -73,12 +73,17 @@ def continuing(begun: Mapping[str, str]) -> Complete:
 
 def _check_begun(variant: Variant, answered: Sequence[Prediction], folder: Path) -> None:
     """Whether stored answers stand behind the reasoning of this plan, not of an earlier one."""
-    for prediction in answered if variant.begun is not None else ():
+    if variant.begun is None:
+        return
+    for prediction in answered:
         given = variant.begun[prediction.question_id][:-_ANSWER_TAG]
         # A tokenizer may compose what the text had decomposed.
-        texts = (unicodedata.normalize("NFC", text) for text in (prediction.text, given))
-        if not prediction.error and not next(texts).startswith(next(texts)):
+        if not prediction.error and not _composed(prediction.text).startswith(_composed(given)):
             raise BadInput(
-                f"{folder}: question {prediction.question_id!r} was answered behind other reasoning than now; "
-                "delete that folder, or use another --out"
+                f"{folder}: {prediction.question_id!r} was answered behind other reasoning than now; delete "
+                "that folder, or use another --out"
             )
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)

@@ -6,6 +6,7 @@ Only plain wordings are read. What is not known here is not read: no conclusion,
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,8 +46,8 @@ METHOD: dict[str, re.Pattern[str]] = {
     ),
     "others_rejected": re.compile(
         r"\b(?:the |all )?(?:other|remaining)(?: \w+)? (?:options|choices|answers|possibilities|diagnoses)\b"
-        r"[^.!?\n]{0,40}?\b(?:not|incorrect|wrong|unlikely|impossible|excluded|eliminated|ruled out|less likely"
-        r"|inconsistent|\w+n['’]t)\b"
+        r"[^.!?\n]{0,40}?\b(?:not|incorrect|wrong|unlikely|impossible|excluded|eliminated|ruled out"
+        r"|less likely|inconsistent|\w{1,8}n['’]t)\b"
         r"|\bnone of the (?:other|remaining)\b|\bno other (?:option|choice|answer)\b",
         re.IGNORECASE,
     ),
@@ -69,7 +70,7 @@ _WRONG = (
 REJECTED: dict[str, re.Pattern[str]] = {
     "ruled_out": re.compile(rf"\b{_RULE_OUT}{_LEADING}", re.IGNORECASE),
     "not_this": re.compile(
-        rf"\b(?:not|\w+n['’]t|rather than|instead of|unlike|against){_LEADING}", re.IGNORECASE
+        rf"\b(?:not|\w{{1,8}}n['’]t|rather than|instead of|unlike|against){_LEADING}", re.IGNORECASE
     ),
     "absent": re.compile(
         rf"\b(?:no|without|absence of|lack of|no (?:evidence|signs?|indication|features?) of){_LEADING}",
@@ -85,7 +86,7 @@ REJECTED: dict[str, re.Pattern[str]] = {
 _AFTER = ("stated_wrong",)
 # "cannot be ruled out", "is not excluded", "not only": no rejection, whatever the wording.
 _KEPT_AFTER = re.compile(
-    rf"^[^.!?\n]{{0,20}}\b(?:cannot|can['’]?t|not|never|\w+n['’]t)\s{{1,3}}(?:\w+\s{{1,3}}){{0,2}}{_RULE_OUT}"
+    rf"^[^.!?\n]{{0,20}}\b(?:cannot|can['’]?t|not|never|\w{{1,8}}n['’]t)\s{{1,3}}(?:\w+\s{{1,3}}){{0,2}}{_RULE_OUT}"
     rf"|^[^.!?\n]{{0,12}}\bnot\s{{1,3}}(?:unlikely|impossible|wrong|incorrect|inconsistent|only)",
     re.IGNORECASE,
 )
@@ -124,21 +125,20 @@ def mentions_of(body: str, choices: Sequence[str]) -> list[tuple[int, int, int]]
 
     Where the text of one choice is part of another's, the longer one is meant.
     """
-    texts: list[tuple[int, int, int]] = []
+    found: list[tuple[int, int, int]] = []
+    covered = bytearray(len(body))
     for index in sorted(range(len(choices)), key=lambda i: -len(choices[i])):
         words = choices[index].strip().rstrip(".").strip()
         if sum(sign.isalnum() for sign in words) < _SHORTEST_NAME:
             continue
         for match in re.finditer(rf"(?<!\w){re.escape(words)}(?!\w)", body, re.IGNORECASE):
-            if not any(start < match.end() and match.start() < end for _, start, end in texts):
-                texts.append((index, *match.span()))
+            start, end = match.span()
+            if not any(covered[start:end]):
+                covered[start:end] = b"\1" * (end - start)
+                found.append((index, start, end))
     # The B of "hepatitis B" is no letter of a choice where that is one.
-    letters = [
-        named
-        for named in letters_named(body, len(choices))
-        if not any(start <= named[1] < end for _, start, end in texts)
-    ]
-    return sorted(texts + letters, key=lambda mention: mention[1:])
+    found += [named for named in letters_named(body, len(choices)) if not covered[named[1]]]
+    return sorted(found, key=lambda mention: mention[1:])
 
 
 def elimination(body: str, choices: Sequence[str]) -> Elimination:
@@ -151,8 +151,9 @@ def elimination(body: str, choices: Sequence[str]) -> Elimination:
     patterns = {name: m.start() for name, p in METHOD.items() if (m := p.search(body))}
     rejected: set[int] = set()
     mentions = mentions_of(body, choices)
+    starts = [mention[1] for mention in mentions]
     for start, end in _sentences(body):
-        lists = _lists(body, [m for m in mentions if start <= m[1] < end])
+        lists = _lists(body, mentions[bisect_left(starts, start) : bisect_left(starts, end)])
         for place, mention in enumerate(lists):
             before = body[lists[place - 1].end if place else start : mention.start]
             after = body[mention.end : lists[place + 1].start if place + 1 < len(lists) else end]

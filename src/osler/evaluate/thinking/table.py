@@ -61,10 +61,7 @@ def notes(summary: ThinkingSummary) -> list[str]:
         DECORATION,
     ]
     if summary.header.settings.get("temperature"):
-        said.insert(
-            1,
-            "The first answers were drawn at random, those after an edit are greedy: read them against 'kept'.",
-        )
+        said.insert(1, "The given answers were drawn at random, those after an edit are greedy.")
     if summary.num_failed:
         said.append(f"{summary.num_failed} answers failed technically and are left out of their condition.")
     return said
