@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ from osler.evaluate.thinking.records import CONDITIONS, FLAGS, Examined, read_ex
 from osler.evaluate.thinking.table import print_thinking
 from osler.prompts import TEMPLATES
 from osler.records import Extraction, Modality, Outcome, Prediction, Question, QuestionType
+from osler.report.page import write_report
+from osler.report.thinking import CARDS_PER_FLAG
 
 THINK = TEMPLATES["think"]
 CHOICES = ("Liver", "Lung", "Heart", "Spleen")
@@ -269,6 +272,18 @@ def ask_phantom_base(data: Path, out: Path, **changes: Any) -> Any:
     return run_evaluation(Request(**{**values, **changes}))
 
 
+def check_page(run: Path, examined: Sequence[Examined]) -> None:
+    """Every flag with its count, cards that carry it, and a rule of style that filters them."""
+    page = write_report([run], run / "report.html").path.read_text()
+    assert "Is the thinking real?" in page and "<script" not in page
+    for flag, meaning in FLAGS.items():
+        count = sum(flag in one.flags for one in examined)
+        assert (f"{meaning} ({count})" in page) is (count > 0)
+        assert f".by-flag .pick-{flag}:checked ~ .examined:not(.has-{flag})" in page
+        cards = re.findall(r'class="examined([^"]*)"', page)
+        assert sum(f"has-{flag}" in card.split() for card in cards) >= min(count, CARDS_PER_FLAG)
+
+
 def test_a_whole_pass_killed_and_resumed(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = ask_phantom_base(data, tmp_path / "whole")
     (finding,) = whole.findings
@@ -285,6 +300,8 @@ def test_a_whole_pass_killed_and_resumed(data: Path, tmp_path: Path, monkeypatch
             again = one.under(condition)
             if again is not None:
                 assert math.fsum(map(math.exp, again.logprobs)) == pytest.approx(1, abs=1e-5)
+
+    check_page(tmp_path / "whole", examined)
 
     genuine, calls = examine_module.complete, []
 

@@ -15,6 +15,7 @@ from osler.report.looking import looking_sections
 from osler.report.rendering import render, write_whole
 from osler.report.runs import Run, find_runs, read_run
 from osler.report.tables import flatten, overview, strip_grid, test_sets
+from osler.report.thinking import thinking_sections
 
 CARDS_PER_TEST_SET = 6
 
@@ -79,9 +80,10 @@ def write_report(
         "sections": sections,
         "comparisons": compared,
         "looking": looking_sections(runs),
+        "thinking": thinking_sections(runs),
         "is_phantom": _asked_about_phantoms(runs),
     }
-    out = write_whole(render("page.html.j2", ("style.css",), values), Path(out))
+    out = write_whole(render("page.html.j2", ("style.css", "thinking.css"), values), Path(out))
     return PageFacts(
         path=out,
         runs=tuple(run.label for run in runs),

@@ -224,17 +224,18 @@ def _difference(accuracy: float, blind: float | None) -> str:
 
 def strip_of(accuracy: float, interval: Interval, chance: float, blind: float | None) -> Strip:
     """Where the marks of these fractions stand."""
-
-    def place(value: float) -> float:
-        return round(_STRIP_START + _STRIP_LENGTH * value, 2)
-
     return Strip(
-        accuracy=place(accuracy),
-        low=place(interval.low),
-        high=place(interval.high),
-        chance=place(chance),
-        blind=None if blind is None else place(blind),
+        accuracy=strip_place(accuracy),
+        low=strip_place(interval.low),
+        high=strip_place(interval.high),
+        chance=strip_place(chance),
+        blind=None if blind is None else strip_place(blind),
     )
+
+
+def strip_place(value: float) -> float:
+    """Where a fraction of 1 stands on a strip, in percent of its width."""
+    return round(_STRIP_START + _STRIP_LENGTH * value, 2)
 
 
 def strip_grid() -> tuple[tuple[float, str], ...]:

@@ -22,16 +22,16 @@ from osler.evaluate.thinking.rates import (
 from osler.evaluate.thinking.records import EDITS, HINTED, SHUFFLED, SWAPPED, UNLETTERED
 
 WORDS = {
-    GIVEN: "as it was given",
-    "kept": "reasoning kept, answered again",
+    GIVEN: "as given",
+    "kept": "kept",
     "cut75": "first 75 % kept",
     "cut50": "first 50 % kept",
     "cut25": "first 25 % kept",
     "emptied": "emptied",
     "swapped": "another question's",
     "shuffled": "choices shuffled",
-    "unlettered": "choices shuffled, letters taken out",
-    "hinted": "wrong hint, reasoned anew",
+    "unlettered": "shuffled, letters out",
+    "hinted": "wrong hint, anew",
 }
 DECORATION = (
     "An answer that stays the same whatever is done to the reasoning does not come from it; one that changes "
@@ -46,8 +46,8 @@ def print_thinking(summary: ThinkingSummary, console: Console) -> None:
     console.print(escape(f"Is the thinking real? {examined}{f' ({left_out})' if left_out else ''}."))
     if not summary.num_examined:
         return
-    console.print(_edits(summary))
-    console.print(_shares(summary))
+    for table in (_edits(summary), _shares(summary), _accuracies(summary)):
+        console.print(table)
     for line in notes(summary):
         console.print(escape(line), highlight=False)
 
@@ -76,20 +76,7 @@ def shown(rate: Rate) -> str:
 
 
 def _edits(summary: ThinkingSummary) -> Table:
-    table = Table(title="Edited reasoning, in %", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("the reasoning", overflow="fold", min_width=18)
-    for name in (
-        "n",
-        "same answer\n(95 %)",
-        "same most\nlikely letter",
-        "unread",
-        "accuracy\n(95 %)",
-        "chance",
-        "blind",
-    ):
-        table.add_column(name, justify="right")
-    given = summary.accuracy("reasoning", GIVEN)
-    table.add_row(WORDS[GIVEN], str(summary.num_examined), "", "", "", *_accuracy(given))
+    table = _empty("Edited reasoning, in %", "n", "same answer (95 %)", "same likely letter", "unread")
     for condition in EDITS:
         same = summary.rate(condition, "same answer")
         table.add_row(
@@ -98,37 +85,47 @@ def _edits(summary: ThinkingSummary) -> Table:
             shown(same),
             percent(summary.rate(condition, "same most probable letter").share),
             percent(summary.rate(condition, "unread").share),
-            *_accuracy(summary.accuracy("reasoning", condition)),
         )
-    for condition in (SHUFFLED, UNLETTERED, HINTED):
-        row = summary.accuracy("reasoning", condition)
-        if row is not None:
-            table.add_row(WORDS[condition], str(row.n), "", "", "", *_accuracy(row))
     return table
 
 
-def _accuracy(row: Row | None) -> tuple[str, str, str]:
-    if row is None:
-        return NONE, NONE, NONE
-    return (
-        f"{percent(row.accuracy)} ({percent_range(row.interval)})",
-        percent(row.chance),
-        percent(row.blind_accuracy),
-    )
-
-
 def _shares(summary: ThinkingSummary) -> Table:
-    table = Table(title="Shares, in %", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", overflow="fold", min_width=20)
-    for name in ("n", "share (95 %)", "accuracy there (95 %)", "chance", "blind"):
-        table.add_column(name, justify="right")
+    table = _empty("Shares, in %", "n", "share (95 %)")
     for title, rates in share_groups(summary):
         table.add_section()
         table.add_row(f"[bold]{escape(title)}[/bold]")
         for rate in rates:
-            row = summary.accuracy(rate.test, rate.measure)
-            numbers = ("", "", "") if row is None else _accuracy(row)
-            table.add_row(escape(rate.measure), str(rate.n), shown(rate), *numbers)
+            table.add_row(escape(f"  {rate.measure}"), str(rate.n), shown(rate))
+    return table
+
+
+def _accuracies(summary: ThinkingSummary) -> Table:
+    table = _empty("Accuracy of these answers, in %", "n", "accuracy (95 %)", "chance", "blind")
+    scope = ""
+    for row in summary.accuracies:
+        if row.scope != scope:
+            table.add_section()
+            scope = row.scope
+        table.add_row(
+            escape(name_of(row)),
+            str(row.n),
+            f"{percent(row.accuracy)} ({percent_range(row.interval)})",
+            percent(row.chance),
+            percent(row.blind_accuracy),
+        )
+    return table
+
+
+def name_of(row: Row) -> str:
+    """The questions, or the condition, of an accuracy in words."""
+    return WORDS[row.value] if row.scope == "reasoning" else f"{row.scope}: {row.value}"
+
+
+def _empty(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", overflow="fold", min_width=20)
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
     return table
 
 
