@@ -46,8 +46,8 @@ def replies_to(
 
     With letter-logprob nothing is written where the template's answer stands first; a template that thinks
     first has its reasoning written, and the letters are compared behind it. With text-logprob nothing is
-    ever written: the choices' texts are compared where the answer stands. With `letters` the letters are compared
-    in any case, and the scorer reads the text all the same.
+    ever written: the choices' texts are compared where the answer stands. With `letters` the letters are
+    compared in any case, and the scorer reads the text all the same.
     """
     if scorer == TEXT_LOGPROB:
         tags = ("", policy.tokenizer.decode(policy.stop_ids[:1]))
