@@ -100,7 +100,7 @@ def thinking_sections(runs: Sequence[Run]) -> list[ThinkingSection]:
 
     Raises BadInput where a finding has no evaluation beside it or cannot be read.
     """
-    found = []
+    found: list[ThinkingSection] = []
     for run in runs:
         evaluated = {e.summary.header.name: e for e in run.evaluations}
         for name, values in read_findings(run.path, "thinking").items():
