@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import json
 import math
 import re
@@ -274,7 +275,7 @@ def ask_phantom_base(data: Path, out: Path, **changes: Any) -> Any:
 
 def check_page(run: Path, examined: Sequence[Examined]) -> None:
     """Every flag with its count, cards that carry it, and a rule of style that filters them."""
-    page = write_report([run], run / "report.html").path.read_text()
+    page = html.unescape(write_report([run], run / "report.html").path.read_text())
     assert "Is the thinking real?" in page and "<script" not in page
     for flag, meaning in FLAGS.items():
         count = sum(flag in one.flags for one in examined)
