@@ -40,14 +40,18 @@ OPTIONS = {
     "osler doctor": ["--help", "--json", "KEY=VALUE", "RECIPE"],
     "osler evaluate": [
         "--ablate", "--batch-size", "--blind-from", "--data", "--help", "--images", "--json", "--limit",
-        "--max-completion-tokens", "--max-pixels", "--min-pixels", "--modality", "--model", "--out",
-        "--precision", "--rotate", "--scorer", "--seed", "--skip-bad", "--temperature", "--template",
-        "--thinking",
+        "--limit-per", "--max-completion-tokens", "--max-pixels", "--min-pixels", "--modality", "--model",
+        "--only", "--out", "--precision", "--rotate", "--scorer", "--seed", "--skip-bad", "--temperature",
+        "--template", "--thinking",
     ],
     "osler grpo": ["--help", "--json", "--out", "--resume", "KEY=VALUE", "RECIPE"],
-    "osler phantom": ["--help", "--images", "--json", "--plant", "--seed", "DIR"],
+    "osler phantom": ["--help", "--images", "--json", "--modalities", "--plant", "--seed", "DIR"],
     "osler phantom-base": ["--help", "--json", "OUT"],
     "osler report": ["--help", "--json", "--out", "--title", "RUN_OR_STUDY..."],
+    "osler study": [
+        "--dry-run", "--help", "--json", "--launcher", "--out", "--print-commands", "--workers",
+        "KEY=VALUE", "RECIPE",
+    ],
     "osler sft": ["--help", "--json", "--out", "--resume", "KEY=VALUE", "RECIPE"],
 }  # fmt: skip
 
@@ -220,7 +224,7 @@ def test_exit_codes(
 def test_a_training_stopped_by_a_signal_keeps_its_exit_code(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from osler.runtime import Stop
+    from osler.signals import Stop
 
     def stop(*_: object, **__: object) -> None:
         raise Stop(signal.SIGTERM)

@@ -15,6 +15,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src"
 LAYERS = {
     "osler": 0.0,  # the version, nothing else
     "osler.errors": 0.0,
+    "osler.signals": 0.0,
     "osler.records": 1.0,
     "osler.config": 1.1,
     "osler.prompts": 2.0,
@@ -52,6 +53,13 @@ LAYERS = {
     "osler.evaluate.thinking.table": 2.6,
     "osler.evaluate.transfer": 2.1,
     "osler.evaluate.calibration": 2.1,
+    "osler.study.recipe": 2.0,
+    "osler.study.published": 2.0,
+    "osler.study.graph": 2.0,
+    "osler.study.store": 2.1,
+    "osler.study.results": 2.6,
+    "osler.study.effects": 2.7,
+    "osler.study.claims": 2.8,
     "osler.policy": 3.0,
     "osler.optim": 3.0,
     "osler.runtime": 3.0,

@@ -25,7 +25,8 @@ from osler.policy.packing import Packing
 from osler.prompts import get_template
 from osler.records import Modality
 from osler.rewards import build_rubric
-from osler.runtime import Stop, World
+from osler.runtime import World
+from osler.signals import Stop
 from osler.tracking import JsonLines
 from osler.train import loop as loops
 from osler.train import sft

@@ -33,6 +33,7 @@ class DataConfig:
     modality: tuple[str, ...] = ()  # keep these modalities; empty keeps all
     question_type: tuple[str, ...] = ()  # keep these question types; empty keeps all
     num_questions: int = 0  # draw this many; 0 keeps all
+    fewer_ok: bool = False  # where there are fewer than `num_questions`, take them all
     selection: Literal["random", "first"] = "random"  # how `num_questions` are drawn
     selection_seed: int = 0  # of the draw; apart from `seed`, so that seeds share their questions
     skip_bad: bool = False
@@ -143,9 +144,9 @@ class TrainConfig:
     validation: ValidationConfig = field(default_factory=ValidationConfig)
 
 
-def recipe_names() -> list[str]:
+def recipe_names(folder: Path = RECIPE_DIR) -> list[str]:
     """Names of the recipes that ship with the package."""
-    return sorted(p.stem for p in RECIPE_DIR.glob("*.toml"))
+    return sorted(p.stem for p in folder.glob("*.toml"))
 
 
 def load_config(recipe: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -153,13 +154,8 @@ def load_config(recipe: str | Path, overrides: Sequence[str] = ()) -> TrainConfi
 
     Raises BadInput naming file and key for anything unknown, of the wrong type or out of range.
     """
-    values = _read_recipe(str(recipe))
-    for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator or not key:
-            raise BadInput(f"override {override!r}: expected key=value, e.g. optim.lr=1e-5")
-        _set_dotted(values, key.strip(), _parse_value(text))
-    config = _build(TrainConfig, values, where=str(recipe), prefix="")
+    values = read_recipe(str(recipe), RECIPE_DIR)
+    config: TrainConfig = build(TrainConfig, with_overrides(values, overrides), where=str(recipe))
     validate(config)
     return config
 
@@ -171,7 +167,7 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
 
 def from_json(values: Mapping[str, Any], where: str = "config.json") -> TrainConfig:
     """Inverse of `to_json`."""
-    config = _build(TrainConfig, values, where=where, prefix="")
+    config: TrainConfig = build(TrainConfig, values, where=where)
     validate(config)
     return config
 
@@ -209,13 +205,15 @@ def validate(config: TrainConfig) -> None:
             raise BadInput(f"configuration: {message}")
 
 
-def _read_recipe(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
+def read_recipe(name: str, folder: Path, seen: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The values of a recipe of `folder`, or of a TOML file, with those of what it extends below them."""
     path = Path(name)
     if path.suffix != ".toml":
-        path = RECIPE_DIR / f"{name}.toml"
+        path = folder / f"{name}.toml"
     if not path.is_file():
-        near = difflib.get_close_matches(name, recipe_names(), n=1)
-        hint = f"did you mean {near[0]}?" if near else f"shipped recipes: {', '.join(recipe_names())}"
+        names = recipe_names(folder)
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"shipped recipes: {', '.join(names)}"
         raise BadInput(f"recipe {name}: no such recipe or file; {hint}")
     if name in seen:
         raise BadInput(f"recipe {name}: extends itself ({' -> '.join((*seen, name))})")
@@ -224,7 +222,17 @@ def _read_recipe(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadInput(f"recipe {path.name}: not valid TOML: {error}") from error
     parent = values.pop("extends", None)
-    return values if parent is None else _merge(_read_recipe(parent, (*seen, name)), values)
+    return values if parent is None else _merge(read_recipe(parent, folder, (*seen, name)), values)
+
+
+def with_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The values with `key=value` texts applied, in place. Raises BadInput for one that is none."""
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or not key:
+            raise BadInput(f"override {override!r}: expected key=value, e.g. optim.lr=1e-5")
+        _set_dotted(values, key.strip(), _parse_value(text))
+    return values
 
 
 def _merge(low: dict[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
@@ -254,7 +262,8 @@ def _parse_value(text: str) -> Any:
         return text  # a bare word is a string: template=think
 
 
-def _build(cls: type, values: Mapping[str, Any], where: str, prefix: str) -> Any:
+def build(cls: type, values: Mapping[str, Any], where: str, prefix: str = "") -> Any:
+    """A configuration dataclass from plain values. Raises BadInput naming what is unknown or missing."""
     hints = typing.get_type_hints(cls)
     known = {f.name for f in dataclasses.fields(cls)}
     built: dict[str, Any] = {}
@@ -280,7 +289,7 @@ def _coerce(hint: Any, value: Any, where: str, key: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if not isinstance(value, Mapping):
             raise BadInput(f"{where}: {key} must be a table")
-        return _build(hint, value, where, key + ".")
+        return build(hint, value, where, key + ".")
     origin = typing.get_origin(hint)
     if origin is Literal:
         allowed = typing.get_args(hint)
@@ -288,9 +297,11 @@ def _coerce(hint: Any, value: Any, where: str, key: str) -> Any:
             raise BadInput(f"{where}: {key} = {value!r} must be one of {', '.join(map(repr, allowed))}")
         return value
     if origin is tuple:
+        inner = typing.get_args(hint)[0]
         items = [value] if isinstance(value, str) else value
-        if not isinstance(items, (list, tuple)) or not all(isinstance(i, str) for i in items):
-            raise BadInput(f"{where}: {key} must be a list of strings")
+        if not isinstance(items, (list, tuple)) or not all(type(i) is inner for i in items):
+            words = {str: "strings", int: "whole numbers"}
+            raise BadInput(f"{where}: {key} must be a list of {words[inner]}")
         return tuple(items)
     if origin is Mapping:
         if not isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""The run folder's logs: append-only JSONL, one object per line, and the fixed list of metric names."""
+"""The run folder's files: JSON that appears whole, append-only JSONL, and the fixed list of metric names."""
 
 from __future__ import annotations
 
@@ -53,6 +53,14 @@ def check_metric_names(metrics: Mapping[str, float]) -> None:
     for name in metrics:
         if name not in METRICS and not name.startswith(METRIC_FAMILIES):
             raise ValueError(f"metric {name} is not in osler.tracking.METRICS")
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write a JSON file that is there complete or, whenever the process dies, as it was before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, path)
 
 
 class JsonLines:

@@ -18,6 +18,7 @@ import typer
 from osler.cli import audit as audit  # registers its command, as the next line does
 from osler.cli import doctor as doctor
 from osler.cli import evaluation as evaluation
+from osler.cli import study as study
 from osler.cli.commands import app
 from osler.cli.output import Terminated
 from osler.errors import BadInput
@@ -52,7 +53,7 @@ def _failed(error: Exception) -> int:
         return 130
     if isinstance(error, USAGE_ERROR):
         return _usage(error)
-    # Stopped by a signal and saved: output.Interrupted, or runtime.Stop, whose module brings torch along.
+    # Stopped by a signal and saved: output.Interrupted or signals.Stop.
     code = getattr(error, "exit_code", None)
     if isinstance(code, int):
         return _complain(error, code)

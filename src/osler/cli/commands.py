@@ -73,14 +73,19 @@ def phantom(
     plant: Annotated[
         str | None, typer.Option(help="Plant a fault for audits to find: leak or shortcut.")
     ] = None,
+    modalities: Annotated[str | None, typer.Option(help="Only these, e.g. ct,mri,xray.")] = None,
     as_json: Json = False,
 ) -> None:
     """Write a synthetic benchmark in OmniMedVQA's layout: train, validation and test parts."""
     with Output(as_json) as output:
+        from osler.data.load import parse_modality
         from osler.phantom.benchmark import write_benchmark
+        from osler.phantom.questions import IMAGINGS
 
+        chosen = [parse_modality(name) for name in modalities.split(",")] if modalities else [*IMAGINGS]
         with output.progress("drawing") as advance:
-            write_benchmark(directory, images, seed, plant, progress=advance)
+            drawn = [m for m in IMAGINGS if m in chosen]
+            write_benchmark(directory, images, seed, plant, modalities=drawn, progress=advance)
         facts = json.loads((directory / "phantom.json").read_text(encoding="utf-8"))
         output.result(
             {"out": str(directory), **facts}, f"{directory}: train/, validation/, test/, contact_sheet.png"

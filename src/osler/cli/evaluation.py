@@ -28,6 +28,12 @@ def evaluate(
         str, typer.Option(help="osler, paper-strict:medvlm_r1, paper-strict:med_r1 or letter-logprob.")
     ] = "osler",
     limit: Annotated[int | None, typer.Option(help="Ask a fixed random N of the questions.")] = None,
+    limit_per: Annotated[
+        str | None, typer.Option(help="N of every modality, or of every question_type.")
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option(help="Only these modalities or question types, e.g. ct,mri.")
+    ] = None,
     images: Images = None,
     modality: ModalityOption = None,
     skip_bad: SkipBad = False,
@@ -70,6 +76,8 @@ def evaluate(
             out=out,
             template=template,
             limit=limit,
+            limit_per=limit_per,
+            only=() if only is None else tuple(only.split(",")),
             images=images,
             modality=modality,
             skip_bad=skip_bad,
@@ -155,14 +163,20 @@ def report(
         list[Path], typer.Argument(metavar="RUN_OR_STUDY...", help="Run folders, or folders of them.")
     ],
     out: Annotated[Path, typer.Option(help="HTML file to write.")],
-    title: Annotated[str, typer.Option(help="Heading of the page.")] = "Osler report",
+    title: Annotated[str, typer.Option(help="Heading of the page.")] = "",
     as_json: Json = False,
 ) -> None:
     """One self-contained HTML page: results, curves, example images with thinking and answer."""
     with Output(as_json) as output:
         from osler.report.page import write_report
+        from osler.study.store import is_study
 
-        facts = write_report(runs, out, title, progress=output.note)
+        if len(runs) == 1 and is_study(runs[0]):
+            from osler.report.study_page import write_study_page
+
+            facts = write_study_page(runs[0], out, title)
+        else:
+            facts = write_report(runs, out, title or "Osler report", progress=output.note)
         for note in facts.notes:
             output.note(note)
         shown = {

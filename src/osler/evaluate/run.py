@@ -7,7 +7,6 @@ the training run that the model comes from, whose own config.json and environmen
 from __future__ import annotations
 
 import json
-import os
 import platform
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +22,7 @@ from osler.errors import BadInput
 from osler.evaluate.looking_pass import looking_pass
 from osler.evaluate.passes import Finding, MainPass, Pass
 from osler.evaluate.predictions import read_predictions
-from osler.evaluate.runner import choose_questions, evaluate
+from osler.evaluate.runner import choose_questions, evaluate, only_these
 from osler.evaluate.scoring import DEFAULT_SCORER, check_scorer, scored_name
 from osler.evaluate.summary import (
     BlindBaseline,
@@ -41,6 +40,7 @@ from osler.policy.load import Policy, checkpoint_folder, load_policy, model_dige
 from osler.prompts import get_template
 from osler.records import Prediction, Question
 from osler.rollout.sampling import Sampling
+from osler.tracking import write_json
 
 PACKAGES = ("torch", "transformers", "peft", "safetensors", "numpy", "pillow", "scikit-learn")
 _PART_NAMES = ("train", "validation", "test")
@@ -55,6 +55,8 @@ class Request:
     out: Path
     template: str | None = None
     limit: int | None = None
+    limit_per: str | None = None  # the limit counts per "modality" or "question_type"
+    only: tuple[str, ...] = ()  # keep these modalities or question types; empty keeps all
     images: str | None = None
     modality: str | None = None
     skip_bad: bool = False
@@ -132,15 +134,13 @@ def run_evaluation(
     for one in passes:
         one.check(template)
     in_training_run = _holds_training(request.out, how)
-    questions = choose_questions(
-        load_questions(
-            request.data,
-            images_root=request.images,
-            modality=request.modality,
-            skip_bad=request.skip_bad,
-        ).questions,
-        request.limit,
-    )
+    loaded = load_questions(
+        request.data,
+        images_root=request.images,
+        modality=request.modality,
+        skip_bad=request.skip_bad,
+    ).questions
+    questions = choose_questions(only_these(loaded, request.only), request.limit, per=request.limit_per)
     blind = None if blind is None else without_test_questions(blind, questions, note)
     settings = _settings(request, how)
     policy = load_policy(request.model, **settings)
@@ -153,7 +153,9 @@ def run_evaluation(
     )
     test_set = name_of(request.data)
     name = scored_name(test_set, request.scorer)
-    facts = {"data": request.data, "limit": request.limit, "scorer": request.scorer}
+    facts: dict[str, Any] = {"data": request.data, "limit": request.limit, "scorer": request.scorer}
+    facts |= {"limit_per": request.limit_per} if request.limit_per is not None else {}
+    facts |= {"only": list(request.only)} if request.only else {}
     facts["num_questions"] = len(questions)
     shared = {"model_digest": digest, "template": template.name, **asdict(sampling), **settings}
     if not in_training_run:
@@ -223,7 +225,7 @@ def finish(
     fit_on, fit_name = (None, "") if blind is None else (blind.questions, blind.name)
     baseline = blind_baseline(questions, clusters, fit_on, fit_name)
     summary = summarize(predictions, header, baseline)
-    _write_json(out / "blind" / f"{name}.json", asdict(baseline))
+    write_json(out / "blind" / f"{name}.json", asdict(baseline))
     write_summary(out, summary)
     return summary, baseline
 
@@ -277,13 +279,13 @@ def _write_config(
                 )
         values["test_sets"] = stored["test_sets"]
     values["test_sets"][name] = facts
-    _write_json(path, values)
+    write_json(path, values)
 
 
 def _write_environment(out: Path, policy: Policy, digest: str) -> None:
     device = policy.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
-    _write_json(
+    write_json(
         out / "environment.json",
         {
             "osler": version("osler"),
@@ -296,10 +298,3 @@ def _write_environment(out: Path, policy: Policy, digest: str) -> None:
             "model_digest": digest,
         },
     )
-
-
-def _write_json(path: Path, values: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from osler.evaluate.predictions import Header, PredictionWriter, question_digest
 from osler.evaluate.replies import Complete, Reply, read_again, replies_to
 from osler.evaluate.scoring import DEFAULT_SCORER, READERS, scored_name
 from osler.prompts import Template
-from osler.records import Prediction, Question
+from osler.records import Modality, Prediction, Question, QuestionType
 from osler.rollout.engine import complete as engine_complete
 from osler.rollout.sampling import Sampling
 
@@ -56,17 +57,50 @@ def make_header(
     )
 
 
-def choose_questions(questions: Sequence[Question], limit: int | None, seed: int = 0) -> tuple[Question, ...]:
+LIMIT_PER: dict[str, Callable[[Question], str]] = {
+    "modality": lambda q: q.modality.value,
+    "question_type": lambda q: q.question_type.value,
+}
+
+
+def only_these(questions: Sequence[Question], values: Sequence[str]) -> tuple[Question, ...]:
+    """The questions of the named modalities or question types; all of them where none is named.
+
+    Raises BadInput for a value that is neither, and where no question is left.
+    """
+    known = [m.value for m in Modality] + [t.value for t in QuestionType]
+    if unknown := [value for value in values if value not in known]:
+        raise BadInput(
+            f"--only {unknown[0]}: no modality and no question type; it is one of {', '.join(known)}"
+        )
+    kept = tuple(q for q in questions if not values or q.modality in values or q.question_type in values)
+    if not kept:
+        raise BadInput(f"--only {','.join(values)}: none of {len(questions):,} questions is left")
+    return kept
+
+
+def choose_questions(
+    questions: Sequence[Question], limit: int | None, seed: int = 0, per: str | None = None
+) -> tuple[Question, ...]:
     """A fixed random `limit` of the questions, in their own order; a larger limit contains a smaller one.
 
-    Files list their questions by source, so the first N would be one source only.
+    With `per` ("modality" or "question_type"), `limit` of each. Files list their questions by source, so
+    the first N would be one source only. Raises BadInput for a limit below 1 or an unknown `per`.
     """
-    if limit is None or limit >= len(questions):
+    if per is not None and (limit is None or per not in LIMIT_PER):
+        raise BadInput(f"--limit-per {per}: goes with --limit N and is one of {', '.join(LIMIT_PER)}")
+    if limit is None:
         return tuple(questions)
     if limit < 1:
         raise BadInput(f"--limit {limit}: must be at least 1")
 
-    chosen = {q.id for q in sorted(questions, key=lambda q: draw_key(q.id, seed))[:limit]}
+    taken: Counter[str] = Counter()
+    chosen = set()
+    for question in sorted(questions, key=lambda q: draw_key(q.id, seed)):
+        group = "" if per is None else LIMIT_PER[per](question)
+        if taken[group] < limit:
+            taken[group] += 1
+            chosen.add(question.id)
     return tuple(q for q in questions if q.id in chosen)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from osler.errors import BadInput
 from osler.evaluate.predictions import Header
 from osler.evaluate.stats import CLUSTER_BOOTSTRAP, Interval, accuracy_interval, chance_level
 from osler.records import Prediction, Question
+from osler.tracking import write_json
 
 NUM_FOLDS = 5
 NOT_FITTED = "not fitted, give --blind-from"
@@ -281,10 +281,7 @@ def write_finding(run_dir: str | Path, kind: str, test_set: str, values: Mapping
     path = Path(run_dir) / _SUMMARY_FILE
     stored = _read_json(path) if path.exists() else {}
     stored.setdefault(kind, {})[test_set] = values
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_json(path, stored)
     return path
 
 

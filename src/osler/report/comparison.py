@@ -95,7 +95,7 @@ def comparison_sections(
 
 def _section(number: int, comparison: Comparison, runs: Sequence[Run]) -> ComparisonSection:
     contrasts = (comparison.overall, *comparison.groups)
-    reach = _reach(contrasts)
+    reach = difference_reach([one.interval for one in contrasts])
     one = comparison.overall.table
     names = dict.fromkeys(header.name for header in comparison.headers)
     a, b = (_label(path, runs) for path in comparison.files)
@@ -107,7 +107,7 @@ def _section(number: int, comparison: Comparison, runs: Sequence[Run]) -> Compar
         table=((str(one.both), str(one.only_a)), (str(one.only_b), str(one.neither))),
         sentences=tuple(sentences(comparison)),
         lines=tuple(_line(contrast, reach) for contrast in contrasts),
-        grid=tuple(_grid(reach)),
+        grid=tuple(difference_grid(reach)),
         notes=tuple(blind_sentences(comparison)),
         changes=tuple(
             _changes(f"c{number}-{word.lower()}", f"{word}: only {side} is right", found, comparison, runs)
@@ -130,7 +130,7 @@ def _line(one: Contrast, reach: float) -> DifferenceLine:
         blind=blind_text(one),
         difference=points(one.difference),
         interval=points_range(one.interval),
-        strip=_strip(one.difference, one.interval, reach),
+        strip=difference_strip(one.difference, one.interval, reach),
         p=p_value(one.cluster_p),
         holm_p=p_value(one.holm_p),
         detectable="none" if one.detectable is None else f"{100 * one.detectable:.1f}",
@@ -138,18 +138,21 @@ def _line(one: Contrast, reach: float) -> DifferenceLine:
     )
 
 
-def _reach(contrasts: Sequence[Contrast]) -> float:
+def difference_reach(intervals: Sequence[Interval]) -> float:
     """The end of the scale: the widest bound, rounded up to 10 points."""
-    widest = max(abs(bound) for one in contrasts for bound in (one.interval.low, one.interval.high))
+    widest = max(abs(bound) for one in intervals for bound in (one.low, one.high))
     return min(1.0, math.ceil(10 * widest) / 10 or 0.1)
 
 
-def _grid(reach: float) -> Iterator[tuple[float, str]]:
+def difference_grid(reach: float) -> Iterator[tuple[float, str]]:
+    """(position, label in points) of the marks of a scale that ends at plus and minus `reach`."""
     for quarter in (-1, -0.5, 0, 0.5, 1):
         yield _MIDDLE + _HALF * quarter, f"{100 * quarter * reach:+g}".replace("-", "−")
 
 
-def _strip(difference: float, interval: Interval, reach: float) -> DifferenceStrip:
+def difference_strip(difference: float, interval: Interval, reach: float) -> DifferenceStrip:
+    """Where the marks of a difference stand on that scale."""
+
     def place(value: float) -> float:
         return round(_MIDDLE + _HALF * value / reach, 2)
 

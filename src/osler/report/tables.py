@@ -92,7 +92,7 @@ def test_sets(runs: Sequence[Run]) -> list[TestSet]:
 
 def _test_set(name: str, runs: Sequence[Run]) -> TestSet:
     found = [(r.label, e.summary) for r in runs for e in r.evaluations if e.summary.header.name == name]
-    lines = [_line(label, s, s.overall) for label, s in found]
+    lines = [line_of(label, s, s.overall) for label, s in found]
     asked = {
         frozenset(e.stored.question_digests.items())
         for r in runs
@@ -121,7 +121,7 @@ def overview(runs: Sequence[Run]) -> Matrix | None:
     rows = []
     for run in runs:
         by_name = {e.summary.header.name: e.summary for e in run.evaluations}
-        cells = [_line(run.label, by_name[n], by_name[n].overall) if n in by_name else None for n in names]
+        cells = [line_of(run.label, by_name[n], by_name[n].overall) if n in by_name else None for n in names]
         templates = dict.fromkeys(asked_how(s.header) for s in by_name.values())
         if by_name:
             rows.append((run.label, ", ".join(templates), tuple(cells)))
@@ -136,8 +136,8 @@ def _by_modality(name: str, found: Sequence[tuple[str, Summary]]) -> Matrix | No
     rows = []
     for label, summary in found:
         groups = {g.value: g for g in summary.groups if g.scope == "modality"}
-        cells = [_line(label, summary, groups[v]) if v in groups else None for v in values]
-        cells.append(_line(label, summary, summary.overall))
+        cells = [line_of(label, summary, groups[v]) if v in groups else None for v in values]
+        cells.append(line_of(label, summary, summary.overall))
         rows.append((label, asked_how(summary.header), tuple(cells)))
     return Matrix(title=f"{name} by modality", columns=(*values, "all"), rows=tuple(rows))
 
@@ -157,7 +157,7 @@ def _group_blocks(found: Sequence[tuple[str, Summary]]) -> Iterator[Block]:
             rows = [(la, s, g) for la, s in found for g in s.groups if (g.scope, g.value) == (scope, value)]
             yield Block(
                 title=f"{word}: {value.replace('_', ' ') if scope != 'dataset' else value}",
-                lines=tuple(_line(label, s, g) for label, s, g in rows),
+                lines=tuple(line_of(label, s, g) for label, s, g in rows),
                 notes=(),
             )
 
@@ -173,7 +173,8 @@ def _notes(found: Sequence[tuple[str, Summary]]) -> Iterator[str]:
         yield f"Blind baseline{who}: {source}."
 
 
-def _line(label: str, summary: Summary, row: Row) -> Line:
+def line_of(label: str, summary: Summary, row: Row) -> Line:
+    """One model on one group of questions."""
     failed = row.outcomes.get("error", 0)
     refused = row.outcomes.get("refused", 0)
     trouble = [(row.num_truncated, "truncated"), (refused, "refused"), (failed, "failed")]

@@ -27,8 +27,9 @@ from osler.optim import build_optimizer, clip_gradients, learning_rate
 from osler.peak_memory import peak_bytes, reset_peak
 from osler.policy.load import Policy, load_policy
 from osler.prompts import Template
-from osler.runtime import SignalWatch, Stop, World
-from osler.tracking import JsonLines, check_metric_names
+from osler.runtime import World
+from osler.signals import SignalWatch, Stop
+from osler.tracking import JsonLines, check_metric_names, write_json
 from osler.train.clock import Clock, timeline_of
 from osler.train.validation import ValidationSet, validate
 
@@ -319,7 +320,7 @@ class TrainingLoop:
         if self.world.is_main:
             path = self.run / "summary.json"
             stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-            path.write_text(json.dumps({**stored, "training": summary}, indent=1), encoding="utf-8")
+            write_json(path, {**stored, "training": summary})
         return summary
 
 

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from osler import checkpoint as checkpoints
 from osler.config import DataConfig, ModelConfig, TrainConfig, load_config, to_json
-from osler.data.images import image_digest
+from osler.data.digest import questions_digest
 from osler.data.load import load_questions
 from osler.errors import BadInput
 from osler.policy.load import checkpoint_folder, model_digest
@@ -26,6 +26,7 @@ from osler.prompts import get_template
 from osler.records import Question
 from osler.rewards import build_rubric
 from osler.runtime import World, process_world
+from osler.tracking import write_json
 from osler.train.grpo.trainer import GrpoMethod
 from osler.train.loop import (
     Learner,
@@ -154,7 +155,7 @@ def _load(
 def draw_questions(questions: Sequence[Question], data: DataConfig) -> list[Question]:
     """`num_questions` of them: the first, or a draw without replacement keyed by `selection_seed`."""
     count = data.num_questions
-    if count == 0 or (count == len(questions)):
+    if count == 0 or count == len(questions) or (data.fewer_ok and count > len(questions)):
         return list(questions)
     if count > len(questions):
         raise BadInput(f"data.num_questions is {count}, but only {len(questions)} questions were found")
@@ -190,7 +191,7 @@ def _open_run(config: TrainConfig, out: Path, resume: bool, world: World) -> che
         console.print(f"resuming from {at}")
     elif world.is_main:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "config.json").write_text(json.dumps(to_json(config), indent=1), encoding="utf-8")
+        write_json(out / "config.json", to_json(config))
     world.barrier()
     return resumed
 
@@ -211,11 +212,11 @@ def _write_environment(
         "num_processes": world.size,
         "seed": config.seed,
         "model_digest": start_digest(config.model),
-        "data_digest": data_digest(questions),
+        "data_digest": questions_digest(questions),
         "num_questions": len(questions),
         "trained_parameters": sum(p.numel() for p in learner.parameters),
     }
-    (out / "environment.json").write_text(json.dumps(environment, indent=1), encoding="utf-8")
+    write_json(out / "environment.json", environment)
 
 
 def start_digest(model: ModelConfig) -> str:
@@ -226,22 +227,11 @@ def start_digest(model: ModelConfig) -> str:
 def _refuse_changed_inputs(config: TrainConfig, out: Path, questions: Sequence[Question]) -> None:
     """Data and starting weights must be what the run began with: the paths alone do not say so."""
     stored = json.loads((out / "environment.json").read_text(encoding="utf-8"))
-    now = {"data_digest": data_digest(questions), "model_digest": start_digest(config.model)}
+    now = {"data_digest": questions_digest(questions), "model_digest": start_digest(config.model)}
     for name, value in now.items():
         if stored.get(name) != value:
             what = "training data have" if name == "data_digest" else f"model {config.model.path} has"
             raise BadInput(f"run {out}: the {what} changed since it began; start a new run")
-
-
-def data_digest(questions: Sequence[Question]) -> str:
-    """SHA-256 over ids, texts, choices, answers and image contents, in order."""
-    import hashlib
-
-    digest = hashlib.sha256()
-    for q in questions:
-        record = [q.id, q.text, list(q.choices), q.answer_index, image_digest(q.images)]
-        digest.update(json.dumps(record, ensure_ascii=False).encode())
-    return digest.hexdigest()
 
 
 class _RunLock:

@@ -18,6 +18,7 @@ from osler.records import Question
 from osler.rollout.engine import complete
 from osler.rollout.sampling import Sampling
 from osler.runtime import World
+from osler.tracking import write_json
 
 _FACTS_FILE = "validation.json"
 
@@ -122,7 +123,7 @@ def write_facts(run: Path, training: Sequence[Question], sets: Sequence[Validati
         }
         for one in sets
     }
-    (run / _FACTS_FILE).write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    write_json(run / _FACTS_FILE, facts)
 
 
 def _read_facts(run: Path) -> dict[str, Any]:
