@@ -13,6 +13,7 @@ from PIL import Image
 
 from osler.errors import BadInput
 from osler.evaluate.predictions import read_predictions
+from osler.evaluate.replies import EngineModel
 from osler.evaluate.runner import Ask, answer_all, choose_questions, evaluate
 from osler.prompts import TEMPLATES, Template
 from osler.records import Completion, Modality, Outcome, Question, QuestionType
@@ -74,7 +75,7 @@ def run(
     template = settings.pop("template", THINK)
     sampling = settings.pop("sampling", Sampling(max_completion_tokens=32))
     predictions = evaluate(
-        None, questions, template, out, "mri", sampling, complete=engine, note=notes.append, **settings
+        EngineModel(None, engine), questions, template, out, "mri", sampling, note=notes.append, **settings
     )
     return predictions, notes
 
@@ -260,7 +261,9 @@ def test_duplicate_ids_empty_sets_and_bad_names_are_refused(
         run([], tmp_path, FakeEngine())
     for name in ("", "../x", ".hidden", "a/b"):
         with pytest.raises(BadInput, match="file name"):
-            evaluate(None, questions, THINK, tmp_path, name, Sampling(), model="m", model_digest="d")
+            evaluate(
+                EngineModel(None), questions, THINK, tmp_path, name, Sampling(), model="m", model_digest="d"
+            )
 
 
 def test_a_foreign_file_is_refused(questions: list[Question], tmp_path: Path) -> None:
@@ -298,11 +301,11 @@ def test_variants_take_turns_and_each_goes_on_from_its_own_file(
     how: dict[str, Any] = {"model": "m", "model_digest": "d", "batch_size": 2, "note": notes.append}
     first = FakeEngine(die_after=4)
     with pytest.raises(KeyboardInterrupt):
-        answer_all(None, asks(first), **how)
+        answer_all(EngineModel(None), asks(first), **how)
     assert first.asked == ["q0", "q1", "q5", "q6"]
     second = FakeEngine()
     progress: dict[str, Any] = {"progress": lambda done, total: seen.append((done, total))}
-    whole, half = answer_all(None, asks(second), **how, **progress)
+    whole, half = answer_all(EngineModel(None), asks(second), **how, **progress)
     assert second.asked == ["q2", "q3", "q7", "q4"] and seen == [(4, 8), (6, 8), (7, 8), (8, 8)]
     assert [p.question_id for p in whole] == [f"q{i}" for i in range(5)]
     assert [p.question_id for p in half] == ["q5", "q6", "q7"]
@@ -312,4 +315,4 @@ def test_variants_take_turns_and_each_goes_on_from_its_own_file(
     ]
     shutil.move(tmp_path / "half/predictions/mri.jsonl", tmp_path / "whole/predictions/mri.jsonl")
     with pytest.raises(BadInput, match=r"settings\.variant"):
-        answer_all(None, asks(FakeEngine()), **how)
+        answer_all(EngineModel(None), asks(FakeEngine()), **how)

@@ -86,7 +86,7 @@ def test_every_variant_is_a_predictions_file_and_resumes(
     (stored_values,) = read_findings(out, "looking").values()
     assert looking_from_json(stored_values) == finding.values
     before = {name: path.read_bytes() for name, path in files.items()}
-    monkeypatch.setattr("osler.evaluate.runner.replies_to", lambda *_: pytest.fail("asked again"))
+    monkeypatch.setattr("osler.evaluate.replies.replies_to", lambda *_: pytest.fail("asked again"))
     assert ask(tiny_folder, data, out, ablate=ALL, rotate=True).findings[0].values == finding.values
     assert {name: path.read_bytes() for name, path in files.items()} == before
     # Another set of questions swaps among itself: another file, and nothing is refused.

@@ -316,14 +316,17 @@ def refuses(text: str) -> bool:
     return REFUSAL.search(visible.lstrip()[:_REFUSAL_WINDOW]) is not None
 
 
-def outcome_of(extraction: Extraction, answer_index: int, truncated: bool, text: str) -> Outcome:
+def outcome_of(
+    extraction: Extraction, answer_index: int, truncated: bool, text: str, refused: bool = False
+) -> Outcome:
     """What came of a completion.
 
-    The extraction decides. Only where nothing was read does it matter that the completion refused or was
-    cut off by the token limit (`truncated`, which the prediction keeps as a flag in any case).
+    The extraction decides. Only where nothing was read does it matter that the completion refused (in its
+    text, or because whoever made it said so: `refused`) or was cut off by the token limit (`truncated`,
+    which the prediction keeps as a flag in any case).
     """
     if extraction.index is not None:
         return Outcome.CORRECT if extraction.index == answer_index else Outcome.WRONG
-    if refuses(text):
+    if refused or refuses(text):
         return Outcome.REFUSED
     return Outcome.TRUNCATED if truncated else Outcome.UNPARSED

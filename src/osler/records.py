@@ -95,6 +95,18 @@ class Extraction:
     span: tuple[int, int] | None = None  # character range in the completion text
 
 
+@dataclass(frozen=True, slots=True)
+class TokenCounts:
+    """What a server says it read and wrote for one completion.
+
+    >>> TokenCounts(prompt=312, completion=48).completion
+    48
+    """
+
+    prompt: int
+    completion: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
     """One generated answer: text, and the tokens and log-probabilities it was sampled with.
@@ -107,11 +119,20 @@ class Completion:
     text: str  # decoded, end token removed
     token_ids: tuple[int, ...]  # end token included where there was one
     sampled_logprobs: tuple[float, ...]  # nats, one per token, under the sampling distribution
-    finish_reason: str  # "stop" or "length"
+    finish_reason: str  # "stop", "length", or "refusal" where a server says that it will not answer
+    counted: TokenCounts | None = None  # by a server, which does not show its tokens
 
     @property
     def truncated(self) -> bool:
         return self.finish_reason == "length"
+
+    @property
+    def refused(self) -> bool:
+        return self.finish_reason == "refusal"
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids) if self.counted is None else self.counted.completion
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +188,7 @@ class Prediction:
     subject_id: str = ""
     truncated: bool = False
     num_tokens: int = 0
+    num_prompt_tokens: int = 0  # as a server counted them; 0 where nobody counted
     # Nats, one per choice, where scored so: of the letters, sum of exp 1; or of whole texts, not normalised.
     choice_logprobs: tuple[float, ...] | None = None
     error: str = ""  # technical failure: counted in n as not correct, and listed

@@ -9,13 +9,24 @@ from typing import Annotated, Any
 import typer
 
 from osler.cli.commands import DATA_HELP, Images, Json, ModalityOption, RunFolder, Seed, SkipBad, app
+from osler.cli.endpoint import (
+    Attempts,
+    Concurrency,
+    KeyVariable,
+    LimitParameter,
+    Prices,
+    Timeout,
+    endpoint_options,
+)
 from osler.cli.output import Output
 from osler.errors import BadInput
 
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Option(help="Checkpoint folder, run folder, hub id or phantom-base.")],
+    model: Annotated[
+        str, typer.Option(help="Checkpoint folder, run folder, hub id, phantom-base or openai:URL#name.")
+    ],
     data: Annotated[str, typer.Option(help=DATA_HELP)],
     out: RunFolder,
     template: Annotated[
@@ -60,6 +71,12 @@ def evaluate(
         bool,
         typer.Option("--thinking", help="Examine the reasoning: edit it, shuffle the choices, add a hint."),
     ] = False,
+    concurrency: Concurrency = None,
+    timeout: Timeout = None,
+    attempts: Attempts = None,
+    key_variable: KeyVariable = None,
+    limit_parameter: LimitParameter = None,
+    prices: Prices = None,
     as_json: Json = False,
 ) -> None:
     """Ask every question: accuracy with interval, n, chance and blind baseline; --ablate, --rotate: is it
@@ -92,6 +109,14 @@ def evaluate(
             ablate=() if ablate is None else parse_ablations(ablate),
             rotate=rotate,
             thinking=thinking,
+            endpoint=endpoint_options(
+                concurrency=concurrency,
+                timeout_seconds=timeout,
+                attempts=attempts,
+                key_variable=key_variable,
+                limit_parameter=limit_parameter,
+                prices=prices,
+            ),
         )
         blind = _blind_fit(request, blind_from, output.note)
         with output.progress("questions") as advance:

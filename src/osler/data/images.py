@@ -18,6 +18,7 @@ What `open_image` does to a file, always in this order and nothing else:
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import stat
 import threading
@@ -122,6 +123,28 @@ def open_image(path: str) -> Image.Image:
         except Exception:
             raise _damaged(_name(path)) from None
     return _to_rgb(upright)
+
+
+def fit_pixels(width: int, height: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+    """Width and height within the bounds on their product, aspect ratio kept to rounding.
+
+    >>> fit_pixels(600, 500, 3136, 401408), fit_pixels(2000, 1000, 3136, 401408)
+    ((600, 500), (896, 448))
+    """
+    area = width * height
+    if area > max_pixels:
+        scale = math.sqrt(max_pixels / area)
+        return max(1, math.floor(width * scale)), max(1, math.floor(height * scale))
+    if area < min_pixels:
+        scale = math.sqrt(min_pixels / area)
+        return math.ceil(width * scale), math.ceil(height * scale)
+    return width, height
+
+
+def within_bounds(image: Image.Image, min_pixels: int, max_pixels: int) -> Image.Image:
+    """The image itself where its area is within the bounds, else resized (bicubic) to be."""
+    size = fit_pixels(*image.size, min_pixels, max_pixels)
+    return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
 
 
 @contextmanager

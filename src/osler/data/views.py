@@ -13,9 +13,17 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from osler.data.images import image_digest, open_image, within_bounds
+
 MID_GREY = (128, 128, 128)
 # Standard deviation in grey levels of 0 to 255, each three times the one before.
 NOISE_LEVELS = {"noise-faint": 8, "noise-mild": 24, "noise-strong": 72, "noise-drowned": 216}
+
+
+def shown(path: str, min_pixels: int, max_pixels: int, view: View | None) -> Image.Image:
+    """An image file as it is shown to a model outside our engine: within the bounds, through the view."""
+    image = within_bounds(open_image(path), min_pixels, max_pixels)
+    return image if view is None else view.show(image, image_digest((path,)))
 
 
 class View(Protocol):

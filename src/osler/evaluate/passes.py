@@ -16,9 +16,11 @@ from typing import Any
 
 from rich.console import Console
 
+from osler.evaluate.answering import Opened
 from osler.evaluate.predictions import Header
 from osler.evaluate.runner import Ask, answer_all
 from osler.evaluate.summary import BlindBaseline
+from osler.policy.load import Policy
 from osler.prompts import Template
 from osler.records import Prediction, Question
 from osler.rollout.sampling import Sampling
@@ -28,7 +30,7 @@ from osler.rollout.sampling import Sampling
 class MainPass:
     """The test set as it was asked, and everything needed to ask more."""
 
-    policy: Any
+    opened: Opened
     questions: tuple[Question, ...]
     predictions: tuple[Prediction, ...]  # in the order of `questions`
     test_set: str  # without the scorer's name
@@ -40,6 +42,11 @@ class MainPass:
     batch_size: int
     progress: Callable[[int, int], None]
     note: Callable[[str], None]
+
+    @property
+    def policy(self) -> Policy:
+        """For passes that look inside the model. Raises BadInput where it is none of ours."""
+        return self.opened.needs_policy("this pass")
 
     def variant(self, name: str, questions: Sequence[Question], **changes: Any) -> Ask:
         """The main pass's way of asking, with other questions and whatever else a variant changes."""
@@ -59,7 +66,7 @@ class MainPass:
     def answer(self, asks: Sequence[Ask]) -> list[tuple[Prediction, ...]]:
         """Answers to every variant, batch by batch side by side."""
         return answer_all(
-            self.policy,
+            self.opened.answering,
             asks,
             model=self.header.model,
             model_digest=self.header.model_digest,
@@ -78,6 +85,7 @@ class Pass:
     ask: Callable[[MainPass], Any]  # ends in a dataclass of plain values
     show: Callable[[Any, Console], None]
     check: Callable[[Template], None] = lambda template: None  # BadInput before anything is asked
+    looks_inside: bool = False  # needs a policy of ours; a server or another family is refused at once
 
 
 @dataclass(frozen=True, kw_only=True)

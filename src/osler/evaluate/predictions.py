@@ -133,6 +133,7 @@ def prediction_from_json(row: Mapping[str, Any]) -> Prediction:
         subject_id=str(row.get("subject_id", "")),
         truncated=bool(row.get("truncated", False)),
         num_tokens=int(row.get("num_tokens", 0)),
+        num_prompt_tokens=int(row.get("num_prompt_tokens", 0)),
         choice_logprobs=None if logprobs is None else tuple(map(float, logprobs)),
         error=str(row.get("error", "")),
     )

@@ -1,13 +1,20 @@
-"""What a model makes of questions under a scorer: completions to be read, or the letters compared."""
+"""What a model makes of questions under a scorer: completions to be read, or the letters compared.
+
+Whatever can be asked is an `AnsweringModel`: our own policies through the engine (`EngineModel`), any other
+checkpoint through plain `generate` (`evaluate.plain_generate`), a server (`evaluate.endpoint`).
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from osler.answers import outcome_of
+from osler.answers import NOTHING, outcome_of
+from osler.data.images import open_image
+from osler.data.views import View
+from osler.errors import BadInput
 from osler.evaluate.scoring import (
     LETTER_LOGPROB,
     READERS,
@@ -17,8 +24,9 @@ from osler.evaluate.scoring import (
     read_text_logprobs,
 )
 from osler.prompts import Template
-from osler.records import Completion, Extraction, Prediction, Question
+from osler.records import Completion, Extraction, Outcome, Prediction, Question
 from osler.rollout.choices import choice_logprobs, text_logprobs
+from osler.rollout.engine import complete as engine_complete
 from osler.rollout.sampling import Sampling
 
 Complete = Callable[..., Sequence[tuple[Completion, ...]]]
@@ -31,6 +39,67 @@ class Reply:
     completion: Completion | None
     extraction: Extraction
     choice_logprobs: tuple[float, ...] | None = None  # nats, one per choice; where they were compared
+    error: str = ""  # why there is no answer, where that has a technical reason
+
+    @classmethod
+    def failed(cls, reason: str) -> Reply:
+        return cls(None, NOTHING, error=reason)
+
+
+class AnsweringModel(Protocol):
+    """What `osler evaluate` asks: one reply per question, in any order, as many at a time as are there."""
+
+    def replies(
+        self, questions: Sequence[Question], template: Template, sampling: Sampling, scorer: str
+    ) -> Iterator[Sequence[tuple[Question, Reply]]]: ...
+
+    def seeing(self, view: View) -> AnsweringModel:
+        """The same model with every image shown through `view`."""
+        ...
+
+
+@dataclass(frozen=True)
+class EngineModel:
+    """A policy of ours: all questions of a call are completed together."""
+
+    policy: Any
+    complete: Complete = engine_complete
+    letters: bool = False  # compare the choices' letters too, whatever the scorer reads
+
+    def seeing(self, view: View) -> EngineModel:
+        return dataclasses.replace(self, policy=self.policy.seeing(view))
+
+    def replies(
+        self, questions: Sequence[Question], template: Template, sampling: Sampling, scorer: str
+    ) -> Iterator[Sequence[tuple[Question, Reply]]]:
+        failed = unreadable(questions)
+        readable = [q for q in questions if q.id not in failed]
+        if readable:
+            how = (template, sampling, self.complete, scorer, self.letters)
+            found = replies_to(self.policy, readable, *how)
+        else:
+            found = []
+        replies = failed | {q.id: reply for q, reply in zip(readable, found, strict=True)}
+        yield [(q, replies[q.id]) for q in questions]
+
+
+def unreadable(questions: Sequence[Question]) -> dict[str, Reply]:
+    """Question id -> the failure, of those with an image that does not open."""
+    failed = {}
+    for question in questions:
+        try:
+            for path in question.images:
+                open_image(path)
+        except BadInput as error:
+            failed[question.id] = Reply.failed(str(error))
+    return failed
+
+
+def read_reply(completion: Completion, question: Question, template: Template, scorer: str) -> Reply:
+    """A completion under a scorer of text. Raises BadInput for the scorer that compares letters."""
+    if scorer not in READERS:
+        raise BadInput(f"--scorer {scorer}: needs log-probabilities, which only our own policies give")
+    return Reply(completion, READERS[scorer](completion.text, question.choices, template))
 
 
 def replies_to(
@@ -72,9 +141,8 @@ def replies_to(
             Reply(c, read_logprobs(logprobs), logprobs)
             for c, logprobs in zip(completions, found, strict=True)
         ]
-    read = READERS[scorer]
     return [
-        Reply(completion, read(completion.text, question.choices, template), logprobs)
+        dataclasses.replace(read_reply(completion, question, template, scorer), choice_logprobs=logprobs)
         for question, completion, logprobs in zip(questions, completions, found, strict=True)
     ]
 
@@ -82,5 +150,6 @@ def replies_to(
 def read_again(stored: Prediction, question: Question, read: TextReader, template: Template) -> Prediction:
     """A stored completion under another rule; the model is not asked."""
     extraction = read(stored.text, question.choices, template)
-    outcome = outcome_of(extraction, question.answer_index, stored.truncated, stored.text)
+    refused = stored.outcome is Outcome.REFUSED
+    outcome = outcome_of(extraction, question.answer_index, stored.truncated, stored.text, refused)
     return dataclasses.replace(stored, extraction=extraction, outcome=outcome)

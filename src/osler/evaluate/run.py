@@ -19,11 +19,13 @@ import torch
 
 from osler.data.load import load_questions
 from osler.errors import BadInput
+from osler.evaluate.answering import Opened, open_model
+from osler.evaluate.endpoint import SCHEME, EndpointOptions
 from osler.evaluate.looking_pass import looking_pass
 from osler.evaluate.passes import Finding, MainPass, Pass
 from osler.evaluate.predictions import read_predictions
 from osler.evaluate.runner import choose_questions, evaluate, only_these
-from osler.evaluate.scoring import DEFAULT_SCORER, check_scorer, scored_name
+from osler.evaluate.scoring import DEFAULT_SCORER, READERS, check_scorer, scored_name
 from osler.evaluate.summary import (
     BlindBaseline,
     Summary,
@@ -36,7 +38,6 @@ from osler.evaluate.summary import (
 from osler.evaluate.thinking.examine import check_thinks_first, examine
 from osler.evaluate.thinking.table import print_thinking
 from osler.evaluate.trained import HowTrained, how_trained
-from osler.policy.load import Policy, checkpoint_folder, load_policy, model_digest, resolve_checkpoint
 from osler.prompts import get_template
 from osler.records import Prediction, Question
 from osler.rollout.sampling import Sampling
@@ -50,7 +51,7 @@ _PART_NAMES = ("train", "validation", "test")
 class Request:
     """What was asked for on the command line. None means: as the model was trained, else the default."""
 
-    model: str  # checkpoint folder, run folder, hub id, or "phantom-base"
+    model: str  # checkpoint folder, run folder, hub id, "phantom-base", or "openai:URL#name"
     data: str  # "PATH" or "PATH#split"
     out: Path
     template: str | None = None
@@ -71,9 +72,12 @@ class Request:
     ablate: tuple[str, ...] = ()  # of osler.evaluate.variants.ABLATIONS
     rotate: bool = False  # ask every rotation of the choices
     thinking: bool = False  # whether the reasoning is examined
+    endpoint: EndpointOptions | None = None
 
     def __post_init__(self) -> None:
         check_scorer(self.scorer)
+        if self.precision is not None and self.model.startswith(SCHEME):
+            raise BadInput("--precision: how a server computes cannot be chosen from here; leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +115,11 @@ def passes_of(request: Request) -> list[Pass]:
     if request.ablate or request.rotate:
         passes.append(looking_pass(request.ablate, request.rotate, request.seed))
     if request.thinking:
-        passes.append(Pass(kind="thinking", ask=examine, show=print_thinking, check=check_thinks_first))
+        passes.append(
+            Pass(
+                kind="thinking", ask=examine, show=print_thinking, check=check_thinks_first, looks_inside=True
+            )
+        )
     return passes
 
 
@@ -142,10 +150,12 @@ def run_evaluation(
     ).questions
     questions = choose_questions(only_these(loaded, request.only), request.limit, per=request.limit_per)
     blind = None if blind is None else without_test_questions(blind, questions, note)
-    settings = _settings(request, how)
-    policy = load_policy(request.model, **settings)
-    policy.keep_features()
-    digest = model_digest(checkpoint_folder(request.model))
+    opened = open_model(request.model, **_settings(request, how), endpoint=request.endpoint, note=note)
+    if request.scorer not in READERS:
+        opened.needs_policy(f"--scorer {request.scorer}")
+    for one in passes:
+        if one.looks_inside:
+            opened.needs_policy(one.kind)
     sampling = Sampling(
         max_completion_tokens=request.max_completion_tokens or how.max_completion_tokens,
         temperature=request.temperature,
@@ -157,29 +167,34 @@ def run_evaluation(
     facts |= {"limit_per": request.limit_per} if request.limit_per is not None else {}
     facts |= {"only": list(request.only)} if request.only else {}
     facts["num_questions"] = len(questions)
-    shared = {"model_digest": digest, "template": template.name, **asdict(sampling), **settings}
+    shared = {"model_digest": opened.digest, "template": template.name, **asdict(sampling)}
+    shared |= opened.settings
     if not in_training_run:
-        _write_config(request, resolve_checkpoint(request.model), shared, name, facts)
-        _write_environment(request.out, policy, digest)
+        _write_config(request, opened.checkpoint, shared, name, facts)
+        _write_environment(request.out, opened)
     predictions = evaluate(
-        policy,
+        opened.answering,
         questions,
         template,
         request.out,
         test_set,
         sampling,
         model=request.model,
-        model_digest=digest,
+        model_digest=opened.digest,
         data=request.data,
-        settings=settings,
+        settings=opened.settings,
         scorer=request.scorer,
         batch_size=request.batch_size,
         progress=progress,
         note=note,
     )
+    if opened.facts is not None:
+        path = request.out / "endpoint" / f"{name}.json"
+        earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        write_json(path, opened.facts(predictions, earlier))
     summary, baseline = finish(request.out, name, questions, predictions, blind)
     main = MainPass(
-        policy=policy,
+        opened=opened,
         questions=questions,
         predictions=predictions,
         test_set=test_set,
@@ -282,9 +297,7 @@ def _write_config(
     write_json(path, values)
 
 
-def _write_environment(out: Path, policy: Policy, digest: str) -> None:
-    device = policy.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+def _write_environment(out: Path, opened: Opened) -> None:
     write_json(
         out / "environment.json",
         {
@@ -292,9 +305,9 @@ def _write_environment(out: Path, policy: Policy, digest: str) -> None:
             "python": platform.python_version(),
             "platform": platform.platform(),
             "packages": {package: version(package) for package in PACKAGES},
-            "device": str(device),
-            "device_name": name,
+            "device": opened.device,
+            "device_name": opened.device_name,
             "threads": torch.get_num_threads(),
-            "model_digest": digest,
+            "model_digest": opened.digest,
         },
     )

@@ -8,23 +8,22 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from osler.answers import NOTHING, outcome_of
-from osler.data.images import image_digest, open_image
+from osler.answers import outcome_of
+from osler.data.images import image_digest
 from osler.data.permutation import draw_key
 from osler.data.views import View
 from osler.errors import BadInput
 from osler.evaluate.predictions import Header, PredictionWriter, question_digest, read_predictions
-from osler.evaluate.replies import Complete, Reply, read_again, replies_to
+from osler.evaluate.replies import AnsweringModel, Complete, EngineModel, Reply, read_again
 from osler.evaluate.scoring import DEFAULT_SCORER, READERS, scored_name
 from osler.prompts import Template
 from osler.records import Modality, Prediction, Question, QuestionType
-from osler.rollout.engine import complete as engine_complete
 from osler.rollout.sampling import Sampling
 
 log = logging.getLogger(__name__)
@@ -115,13 +114,25 @@ class Ask:
     out_dir: Path  # holds predictions/ and questions/
     scorer: str = DEFAULT_SCORER
     settings: Mapping[str, Any] = field(default_factory=dict)  # recorded beside `sampling`
-    complete: Complete = engine_complete
+    complete: Complete | None = None  # by which a policy of ours completes, where not in the usual way
     view: View | None = None  # what is shown instead of each image
     letters: bool = False  # compare the choices' letters too, whatever the scorer reads
 
+    def asked_of(self, answering: AnsweringModel) -> AnsweringModel:
+        """Who answers. Raises BadInput where only a policy of ours could answer in this way."""
+        if self.view is not None:
+            answering = answering.seeing(self.view)
+        if isinstance(answering, EngineModel):
+            complete = self.complete or answering.complete
+            return replace(answering, complete=complete, letters=self.letters)
+        if self.complete is not None or self.letters or self.scorer not in READERS:
+            how = self.settings.get("variant", f"--scorer {self.scorer}")
+            raise BadInput(f"{how}: needs to look inside the model, which only a local one of ours allows")
+        return answering
+
 
 def evaluate(
-    policy: Any,
+    answering: AnsweringModel,
     questions: Sequence[Question],
     template: Template,
     out_dir: str | Path,
@@ -131,7 +142,6 @@ def evaluate(
     settings: dict[str, Any] | None = None,
     limit: int | None = None,
     scorer: str = DEFAULT_SCORER,
-    complete: Complete = engine_complete,
     **how: Any,
 ) -> tuple[Prediction, ...]:
     """One answer per question, in the order of `questions`: `answer_all` for one predictions file."""
@@ -143,13 +153,12 @@ def evaluate(
         out_dir=Path(out_dir),
         scorer=scorer,
         settings=settings or {},
-        complete=complete,
     )
-    return answer_all(policy, [ask], **how)[0]
+    return answer_all(answering, [ask], **how)[0]
 
 
 def answer_all(
-    policy: Any,
+    answering: AnsweringModel,
     asks: Sequence[Ask],
     *,
     model: str,
@@ -174,6 +183,7 @@ def answer_all(
     """
     for ask in asks:
         _check(ask.questions, ask.name)
+        ask.asked_of(answering)
     total = sum(len(ask.questions) for ask in asks)
     with ExitStack() as stack:
         files = []
@@ -192,8 +202,7 @@ def answer_all(
         progress(sum(len(file.done) for file in files), total)
         while any(file.waiting for file in files):
             for file in files:
-                if file.waiting:
-                    file.answer_some(policy, batch_size)
+                for _ in file.answer_some(answering, batch_size):
                     progress(sum(len(f.done) for f in files), total)
         return [tuple(file.done[q.id] for q in file.ask.questions) for file in files]
 
@@ -217,15 +226,17 @@ class _File:
         self.done.update({p.question_id: p for p, _ in again})
         self.waiting = [q for q in missing if q.id not in self.done]
 
-    def answer_some(self, policy: Any, count: int) -> None:
-        """Answer the next `count` questions and write them down."""
+    def answer_some(self, answering: AnsweringModel, count: int) -> Iterator[None]:
+        """Ask the next `count` questions; comes back each time that answers have been written down."""
         batch, self.waiting = self.waiting[:count], self.waiting[count:]
-        seen = policy if self.ask.view is None else policy.seeing(self.ask.view)
-        answers = _answer_batch(seen, batch, self.ask)
-        self.writer.append(
-            (a, question_digest(q, a.image_digest)) for q, a in zip(batch, answers, strict=True)
-        )
-        self.done.update({a.question_id: a for a in answers})
+        ask = self.ask
+        if not batch:
+            return
+        for some in ask.asked_of(answering).replies(batch, ask.template, ask.sampling, ask.scorer):
+            answers = [(q, _predict(q, reply)) for q, reply in some]
+            self.writer.append((a, question_digest(q, a.image_digest)) for q, a in answers)
+            self.done.update({q.id: a for q, a in answers})
+            yield
 
 
 def _told(header: Header) -> str:
@@ -248,16 +259,12 @@ def _check(questions: Sequence[Question], name: str) -> None:
         counts.add(question.id)
 
 
-def _look_at_images(question: Question, decode: bool = True) -> tuple[str, str]:
-    """(digest, "") where every image can be read, else (digest or "", what is wrong)."""
-    digest = ""
+def _image_digest(question: Question) -> str:
+    """Of the question's images; "" where one cannot be read."""
     try:
-        digest = image_digest(question.images)
-        for path in question.images if decode else ():
-            open_image(path)
-    except (BadInput, OSError) as error:
-        return digest, str(error)
-    return digest, ""
+        return image_digest(question.images)
+    except BadInput:
+        return ""
 
 
 def _already_answered(writer: PredictionWriter, questions: Sequence[Question]) -> dict[str, Prediction]:
@@ -308,41 +315,35 @@ def _read_again(
 
 
 def _digest_now(question: Question) -> str:
-    return question_digest(question, _look_at_images(question, decode=False)[0])
+    return question_digest(question, _image_digest(question))
 
 
-def _answer_batch(policy: Any, batch: Sequence[Question], ask: Ask) -> list[Prediction]:
-    seen = {q.id: _look_at_images(q) for q in batch}
-    readable = [q for q in batch if not seen[q.id][1]]
-    how = (ask.template, ask.sampling, ask.complete, ask.scorer, ask.letters)
-    replies = replies_to(policy, readable, *how) if readable else []
-    by_id = {q.id: reply for q, reply in zip(readable, replies, strict=True)}
-    return [_predict(q, by_id.get(q.id), *seen[q.id]) for q in batch]
-
-
-def _predict(question: Question, reply: Reply | None, digest: str, error: str) -> Prediction:
-    completion = None if reply is None else reply.completion
+def _predict(question: Question, reply: Reply) -> Prediction:
+    completion = reply.completion
     text = "" if completion is None else completion.text
     truncated = completion is not None and completion.truncated
+    refused = completion is not None and completion.refused
     outcome = None
-    if reply is not None:
-        outcome = outcome_of(reply.extraction, question.answer_index, truncated, text)
+    if not reply.error:
+        outcome = outcome_of(reply.extraction, question.answer_index, truncated, text, refused)
+    counted = None if completion is None else completion.counted
     return Prediction(
         question_id=question.id,
         text=text,
-        extraction=NOTHING if reply is None else reply.extraction,
+        extraction=reply.extraction,
         outcome=outcome,
         answer_index=question.answer_index,
         num_choices=len(question.choices),
-        image_digest=digest,
+        image_digest=_image_digest(question),
         modality=question.modality,
         question_type=question.question_type,
         dataset=question.dataset,
         subject_id=question.subject_id,
         truncated=truncated,
-        num_tokens=0 if completion is None else len(completion.token_ids),
-        choice_logprobs=None if reply is None else reply.choice_logprobs,
-        error=error,
+        num_tokens=0 if completion is None else completion.num_tokens,
+        num_prompt_tokens=0 if counted is None else counted.prompt,
+        choice_logprobs=reply.choice_logprobs,
+        error=reply.error,
     )
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from osler.config import TrainConfig, from_json
 from osler.errors import BadInput
+from osler.evaluate.endpoint import SCHEME
 from osler.policy.load import resolve_checkpoint
 
 DEFAULT_TEMPLATE = "think"
 DEFAULT_COMPLETION_TOKENS = 256
+_AREAS = "Qwen2VL"  # image processors whose bounds are numbers of pixels
 DEFAULT_PIXELS = (3136, 401408)  # bounds of both papers' scripts: 4 to 512 image tokens
 
 
@@ -34,12 +36,14 @@ class HowTrained:
 
 
 def how_trained(model: str) -> HowTrained:
-    """Settings of a run folder, of a checkpoint inside one, of another checkpoint folder, or of a hub id.
+    """Settings of a run folder, a checkpoint inside one, another checkpoint folder, a hub id or a server.
 
     A checkpoint folder that is no run of ours states its own pixel bounds; they are kept where they are
     tighter than the papers' (the hub's Qwen2-VL allows 16,384 tokens per image, which nobody trained with).
     Raises BadInput for a model that does not exist or a run whose configuration cannot be read.
     """
+    if model.startswith(SCHEME):
+        return _untrained(*DEFAULT_PIXELS)
     folder = Path(resolve_checkpoint(model))
     run = folder.parent.parent
     if folder.parent.name == "checkpoints" and (run / "config.json").is_file():
@@ -57,11 +61,14 @@ def how_trained(model: str) -> HowTrained:
             run=run,
             config=config,
         )
-    low, high = stored_pixel_bounds(folder)
+    return _untrained(*stored_pixel_bounds(folder))
+
+
+def _untrained(min_pixels: int, max_pixels: int) -> HowTrained:
     return HowTrained(
         template=DEFAULT_TEMPLATE,
-        min_pixels=low,
-        max_pixels=high,
+        min_pixels=min_pixels,
+        max_pixels=max_pixels,
         precision="fp32",
         max_completion_tokens=DEFAULT_COMPLETION_TOKENS,
         run=None,
@@ -70,13 +77,18 @@ def how_trained(model: str) -> HowTrained:
 
 
 def stored_pixel_bounds(folder: Path) -> tuple[int, int]:
-    """Smallest and largest image (pixels) of a checkpoint folder, within the papers' bounds."""
+    """Smallest and largest image (pixels) of a checkpoint folder, within the papers' bounds.
+
+    Only the image processor of Qwen's families states areas; the sizes of others are lengths.
+    """
     low, high = DEFAULT_PIXELS
     stored = folder / "preprocessor_config.json"
     if not stored.is_file():
         return low, high
     try:
         values = json.loads(stored.read_text(encoding="utf-8"))
+        if not str(values.get("image_processor_type", _AREAS)).startswith(_AREAS):
+            return low, high
         size = values.get("size") or {}
         largest = int(size.get("longest_edge") or values.get("max_pixels") or high)
         smallest = int(size.get("shortest_edge") or values.get("min_pixels") or low)

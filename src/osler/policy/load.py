@@ -256,13 +256,13 @@ def load_policy(
     except (OSError, ValueError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise BadInput(f"model {path}: cannot be loaded: {first_line}") from error
-    _refuse_partial_load(path, info)
+    refuse_partial_load(path, info)
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model.eval()
     return Policy(model, tokenizer, processor, path, folder, mask_placeholders, precision)
 
 
-def _refuse_partial_load(path: str, info: dict[str, Any]) -> None:
+def refuse_partial_load(path: str, info: dict[str, Any]) -> None:
     """Raise BadInput where a key is missing, unexpected, mismatched or failed to load."""
     for kind, keys in info.items():
         if keys:
@@ -285,6 +285,25 @@ def _adapter_base(folder: Path) -> tuple[str, str]:
     base = str(adapter["base_model_name_or_path"])
     beside = folder / base
     return (str(beside.resolve()) if beside.is_dir() else base), adapter.get("revision") or ""
+
+
+def model_family(path: str) -> str:
+    """The family that a checkpoint's config states, e.g. "qwen2_vl"; of an adapter, its base's.
+
+    Raises BadInput where there is no configuration, or one that this version of transformers does not know.
+    """
+    source = resolve_checkpoint(path)
+    folder = Path(source)
+    if (folder / "adapter_config.json").is_file():
+        return model_family(_adapter_base(folder)[0])
+    try:
+        config = AutoConfig.from_pretrained(
+            source, trust_remote_code=False, local_files_only=folder.is_dir() or None
+        )
+    except (OSError, ValueError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise BadInput(f"model {path}: cannot be loaded: {first_line}") from error
+    return str(config.model_type)
 
 
 def checkpoint_folder(path: str, revision: str = "") -> Path:
