@@ -11,6 +11,8 @@ about software, the accuracies say nothing about medicine.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
 import signal
 import socket
@@ -18,7 +20,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
@@ -42,7 +43,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@contextmanager
+@contextlib.contextmanager
 def serving(python: Path, checkpoint: Path, port: int, log: Path) -> Iterator[str]:
     """A vLLM server of one checkpoint; ends with the block, its engine process included."""
     arguments = ["--model", str(checkpoint), "--served-model-name", NAME, "--host", "127.0.0.1"]
@@ -89,7 +90,9 @@ def wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
 def evaluate(model: str, data: Path, out: Path, questions: int) -> dict[str, Prediction]:
     arguments = ["evaluate", "--model", model, "--data", str(data), "--out", str(out), "--template", "think"]
     arguments += ["--max-completion-tokens", "64", "--limit", str(questions), "--json"]
-    if osler(arguments) != 0:
+    with contextlib.redirect_stdout(io.StringIO()):
+        failed = osler(arguments)
+    if failed:
         sys.exit(f"{model}: the evaluation failed")
     (file,) = (out / "predictions").glob("*.jsonl")
     return {p.question_id: p for p in read_predictions(file).predictions}
