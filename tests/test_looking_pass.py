@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-import osler.policy.load as load_module
+import osler.policy.features as features_module
 from osler.cli import main
 from osler.data.folder import write_folder
 from osler.data.views import Blank, Noise
@@ -23,7 +23,6 @@ from osler.evaluate.run import Request, run_evaluation
 from osler.evaluate.scoring import read_text_logprobs
 from osler.evaluate.summary import read_findings
 from osler.policy.load import load_policy
-from osler.policy.recent import Recent
 from osler.prompts import TEMPLATES, question_only
 from osler.records import Modality, Question
 from osler.report.page import write_report
@@ -189,13 +188,13 @@ def test_the_tower_runs_once_per_image_and_the_tokens_are_the_same(
     plain, keeping = load_policy(folder), load_policy(folder)
     keeping.keep_features()
     seen: list[int] = []
-    real_tower = load_module.image_features
+    real_tower = features_module.image_features
 
     def counted(tower: Any, pixels: Any, grids: Sequence[Any]) -> Any:
         seen.append(len(grids))
         return real_tower(tower, pixels, grids)
 
-    monkeypatch.setattr(load_module, "image_features", counted)
+    monkeypatch.setattr(features_module, "image_features", counted)
     for order in (asked, asked[::-1], asked[2:5]):
         expected = complete(plain, order, template, sampling)
         found = complete(keeping, order, template, sampling)
@@ -238,13 +237,3 @@ def test_texts_of_choices_against_the_stock_model(
         assert read_text_logprobs(sums, question.choices).index == int(np.argmax(per_byte))
     assert read_text_logprobs((-4.0, -6.0), ("ab", "äöü")).index == 1, "per byte, not per letter"
     assert read_text_logprobs((-4.0, -6.0), ("ab", "abc")).index is None
-
-
-def test_recently_used_values() -> None:
-    held: Recent[str] = Recent(10)
-    held.put("a", "A", 4), held.put("b", "B", 4)
-    assert held.get("a") == "A"
-    held.put("c", "C", 4)
-    assert held.get("b") is None and held.get("a") == "A" and held.num_bytes == 8
-    held.put("huge", "H", 100)
-    assert held.get("huge") == "H" and held.get("a") is None and held.num_bytes == 100

@@ -17,7 +17,7 @@ from osler.optim import CHUNK_ELEMENTS, build_optimizer
 from osler.policy import head
 from osler.policy.decoding import decoding_model
 from osler.policy.forward import PolicyForward
-from osler.policy.inputs import PromptBatch
+from osler.policy.inputs import ImageInputs, PromptBatch
 from osler.policy.load import Policy
 from osler.policy.logits import LogitsProcessor
 from osler.rollout import engine
@@ -85,7 +85,8 @@ def saved_by_autograd(model: Any, config: TrainConfig) -> int:
     ids = torch.tensor([5] * TEXT + [250] * (PATCHES // 4))
     positions = torch.arange(len(ids)).expand(3, -1)
     pixels = torch.randn(PATCHES, 1176)
-    batch = PromptBatch(ids, positions, (len(ids),), (len(ids),), pixels, ((1, 8, PATCHES // 8),), (0,))
+    image = ImageInputs("image", pixels, (1, 8, PATCHES // 8))
+    batch = PromptBatch(ids, positions, (len(ids),), (len(ids),), (image,), (0,), pixels)
     processor = LogitsProcessor(masked_ids=(), temperature=1.0)
     forward = PolicyForward(model, processor, config.model.precision, config.model.gradient_checkpointing)
     completions = torch.randint(0, 200, (1, GROUP, TOKENS))

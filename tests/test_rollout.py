@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from osler.policy.decoding import decoding_model
 from osler.policy.load import Policy, load_policy
@@ -116,6 +118,49 @@ def test_fixed_shapes_are_few_and_rows_are_kept_between_calls(
     assert policy.kept["rows"] is kept
     rows_of(policy, questions, Sampling(20, 1.3, seed=2), rows_in_flight=16, fixed=True)
     assert policy.kept["rows"] is not kept
+
+
+class OpNames(TorchDispatchMode):
+    """The names of all operations, and "mask index" where an index is a mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = func.overloadpacket.__name__
+        indices = args[1] if name in ("index", "index_put", "index_put_") else ()
+        masks = any(i is not None and i.dtype == torch.bool for i in indices)
+        self.seen.add("mask index" if masks else name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_of_fixed_shapes_never_waits_for_the_host_nor_the_host_for_it(
+    policy: Policy, questions: list[Question], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is read back, nothing is sent, no shape hangs on values; the host looks every 16 tokens."""
+    ops, looks, steps = OpNames(), 0, 0
+    step, take_finished = RowsInFlight._step, RowsInFlight.take_finished
+
+    def watched(self: RowsInFlight) -> None:
+        nonlocal steps
+        steps += 1
+        with ops:
+            step(self)
+
+    def look(self: RowsInFlight) -> list[Any]:
+        nonlocal looks
+        looks += 1
+        return take_finished(self)
+
+    monkeypatch.setattr(RowsInFlight, "_step", watched)
+    monkeypatch.setattr(RowsInFlight, "take_finished", look)
+    rows_of(policy, questions, Sampling(48, 1.3, seed=1), fixed=True)
+    waiting = {"_local_scalar_dense", "item", "is_nonzero", "nonzero", "masked_select", "lift_fresh"}
+    assert "scatter_" in ops.seen and not ops.seen & {*waiting, "mask index"}
+    assert steps == engine.STEPS_BETWEEN_LOOKS * (looks - 1)
 
 
 def test_prompts_are_prefilled_a_few_at_a_time(

@@ -85,6 +85,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 CASES = {
     "full": {},
     "lora": {"model": {"lora_rank": 4}},
+    "frozen tower": {"model": {"freeze_vision_tower": True}},
     "bf16 weights": {"model": {"precision": "bf16", "master_weights": False}},
     "buffered": {
         "grpo": {"steps_per_rollout": 2, "updates_per_rollout": 2},

@@ -110,6 +110,7 @@ def ask_model(
     how = how_trained(model)
     form = get_template(template or how.template)
     policy = load_policy(model, precision=how.precision, min_pixels=how.min_pixels, max_pixels=how.max_pixels)
+    policy.keep_features()
     return ask(
         policy, image, question, options, form, Sampling(max_completion_tokens or how.max_completion_tokens)
     )

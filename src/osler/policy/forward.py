@@ -18,32 +18,41 @@ from torch import Tensor, nn
 from osler.policy.attention import attention
 from osler.policy.cache import KeysValues
 from osler.policy.decoder import mrope_rotation, run_layers
+from osler.policy.features import FeatureCache
 from osler.policy.head import token_logprobs
-from osler.policy.inputs import PromptBatch
+from osler.policy.inputs import PromptBatch, to_device
 from osler.policy.logits import LogitsProcessor
 from osler.policy.packing import Packing
 from osler.policy.tower import image_features
 
 
-def prompt_embeddings(model: Any, batch: PromptBatch, recompute: bool = False) -> Tensor:
-    """[S, D]: token embeddings with the image features in their placeholders."""
+def prompt_embeddings(
+    model: Any, batch: PromptBatch, kept: FeatureCache | None = None, recompute: bool = False
+) -> Tensor:
+    """[S, D]: token embeddings with the image features, `kept` ones where given, in their placeholders."""
     x_SD = model.get_input_embeddings()(batch.input_ids_S)
-    if not batch.shown:
+    if not batch.images:
         return x_SD
-    per_image = batch.features
-    if batch.pixels_XC is not None:
+    if kept is not None:
+        per_image = kept.features(batch.images)
+        shown = to_device(torch.cat([per_image[i] for i in batch.shown]), x_SD.device)
+    else:
+        assert batch.pixels_XC is not None, "a batch without pixels is for a tower whose features are kept"
         tower = model.model.visual
         features = image_features(tower, batch.pixels_XC, batch.grids, recompute=recompute)
         merged = [t * h * w // tower.spatial_merge_size**2 for t, h, w in batch.grids]
-        per_image = features.split(merged)
-    shown = torch.cat([per_image[i] for i in batch.shown]).to(x_SD.dtype)
-    return x_SD.masked_scatter((batch.input_ids_S == model.config.image_token_id)[:, None], shown)
+        per_image = list(features.split(merged))
+        shown = torch.cat([per_image[i] for i in batch.shown])
+    image_SD = (batch.input_ids_S == model.config.image_token_id)[:, None]
+    return x_SD.masked_scatter(image_SD, shown.to(x_SD.dtype))
 
 
-def prefill(model: Any, batch: PromptBatch) -> tuple[Tensor, list[KeysValues]]:
+def prefill(
+    model: Any, batch: PromptBatch, features: FeatureCache | None = None
+) -> tuple[Tensor, list[KeysValues]]:
     """Prompts alone: hidden state of the last position [B, D], and every layer's keys and values."""
     kept: list[KeysValues] = []
-    x_SD = prompt_embeddings(model, batch)
+    x_SD = prompt_embeddings(model, batch, features)
     return run_packed(model, x_SD, batch.position_ids_3S, Packing(batch.lengths), kept=kept), kept
 
 
@@ -75,17 +84,24 @@ def run_packed(
 class PolicyForward(nn.Module):
     """Log-probabilities and entropies of completions under a model.
 
-    `recompute` keeps the inputs of each layer alone and computes the rest again in the backward.
+    `recompute` keeps the inputs of each layer alone and computes the rest again in the backward. With
+    `features` of a frozen tower the model's own is not asked, and need not be there.
     """
 
     def __init__(
-        self, model: Any, processor: LogitsProcessor, precision: str = "fp32", recompute: bool = False
+        self,
+        model: Any,
+        processor: LogitsProcessor,
+        precision: str = "fp32",
+        recompute: bool = False,
+        features: FeatureCache | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.processor = processor
         self.precision = precision
         self.recompute = recompute
+        self.features = features
 
     def forward(
         self,
@@ -130,7 +146,7 @@ class PolicyForward(nn.Module):
             positions.append(batch.next_positions[n // G] + torch.arange(count))
         x_SD = torch.cat(
             [
-                prompt_embeddings(self.model, batch, self.recompute),
+                prompt_embeddings(self.model, batch, self.features, self.recompute),
                 self.model.get_input_embeddings()(torch.cat(rows)),
             ]
         )

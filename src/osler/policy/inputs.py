@@ -8,7 +8,7 @@ patches of all images, one after the other.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,10 +50,14 @@ class PromptBatch:
     position_ids_3S: Tensor
     lengths: tuple[int, ...]  # tokens of each prompt
     next_positions: tuple[int, ...]  # position of each prompt's first completion token
-    pixels_XC: Tensor | None  # patches of the distinct images; None without images or with features
-    grids: tuple[tuple[int, int, int], ...]  # of the distinct images
+    images: tuple[ImageInputs, ...]  # the distinct ones
     shown: tuple[int, ...]  # index of a distinct image, in the order in which prompts show them
-    features: tuple[Tensor, ...] = ()  # image tokens [I, D] of each distinct image, where known already
+    pixels_XC: Tensor | None  # patches of the distinct images; None where a frozen tower's features are kept
+
+    @property
+    def grids(self) -> list[tuple[int, int, int]]:
+        """Of the distinct images."""
+        return [image.grid_thw for image in self.images]
 
 
 def mrope_positions(
@@ -88,26 +92,27 @@ def mrope_positions(
     return torch.cat(columns, dim=1), position
 
 
-def collate(
-    prompts: Sequence[PromptInputs], device: Any = "cpu", features: Mapping[str, Tensor] | None = None
-) -> PromptBatch:
-    """Put prompts behind one another; an image that several of them show is kept once.
-
-    `features` holds the image tokens of every image by digest; its pixels are then not needed.
-    """
+def collate(prompts: Sequence[PromptInputs], device: Any = "cpu", with_pixels: bool = True) -> PromptBatch:
+    """Put prompts behind one another; an image that several of them show is kept once."""
     distinct: dict[str, ImageInputs] = {image.digest: image for p in prompts for image in p.images}
     index = {digest: i for i, digest in enumerate(distinct)}
-    pixels = [image.pixel_values for image in distinct.values()] if features is None else []
+    pixels = [image.pixel_values for image in distinct.values()] if with_pixels else []
     return PromptBatch(
-        input_ids_S=torch.cat([p.input_ids for p in prompts]).to(device),
-        position_ids_3S=torch.cat([p.position_ids for p in prompts], dim=1).to(device),
+        input_ids_S=to_device(torch.cat([p.input_ids for p in prompts]), device),
+        position_ids_3S=to_device(torch.cat([p.position_ids for p in prompts], dim=1), device),
         lengths=tuple(p.input_ids.shape[0] for p in prompts),
         next_positions=tuple(p.next_position for p in prompts),
-        pixels_XC=torch.cat(pixels).to(device) if pixels else None,
-        grids=tuple(image.grid_thw for image in distinct.values()),
+        images=tuple(distinct.values()),
         shown=tuple(index[image.digest] for p in prompts for image in p.images),
-        features=() if features is None else tuple(features[digest] for digest in distinct),
+        pixels_XC=to_device(torch.cat(pixels), device) if pixels else None,
     )
+
+
+def to_device(values: Tensor, device: torch.device | str) -> Tensor:
+    """A CPU tensor on the device. A GPU fetches it from page-locked memory, and nobody waits for it."""
+    if torch.device(device).type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
 
 
 def pad_completions(
@@ -122,4 +127,4 @@ def pad_completions(
         for g, ids in enumerate(rows):
             ids_BGT[b, g, : len(ids)] = torch.tensor(ids)
             mask_BGT[b, g, : len(ids)] = True
-    return ids_BGT.to(device), mask_BGT.to(device)
+    return to_device(ids_BGT, device), to_device(mask_BGT, device)

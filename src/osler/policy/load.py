@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,24 +15,22 @@ from typing import Any
 
 import torch
 from PIL.Image import Image
-from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 from transformers.utils import cached_file
 
 from osler.data.images import image_digest, open_image
 from osler.data.views import View
 from osler.errors import BadInput
+from osler.policy.bounded import BoundedCache
+from osler.policy.features import FeatureCache
 from osler.policy.inputs import ImageInputs, PromptBatch, PromptInputs, collate, mrope_positions
 from osler.policy.logits import LogitsProcessor
-from osler.policy.recent import Recent
-from osler.policy.tower import image_features
 from osler.prompts import Template, messages
 from osler.records import Question
 
 SUPPORTED_FAMILIES = ("qwen2_vl", "qwen2_5_vl")
 PHANTOM_BASE = Path(__file__).parents[1] / "phantom_base" / "weights"
-IMAGE_CACHE_BYTES = 2 * 2**30
-FEATURE_CACHE_BYTES = 2 * 2**30
+IMAGE_CACHE_BYTES = 2 * 2**30  # 220 images of 512 tokens, 1,200 MRI slices of OmniMedVQA
 
 
 @dataclass
@@ -50,8 +47,10 @@ class Policy:
     is_merged: bool = False  # an adapter was merged into its base: these weights lie in no file
     kept: dict[str, Any] = field(default_factory=dict)  # what decoding keeps from call to call
     view: View | None = None  # what is shown instead of each image
-    features: Recent[Tensor] | None = None  # image tokens already computed; only while weights stay
-    _images: Recent[ImageInputs] = field(default_factory=lambda: Recent(IMAGE_CACHE_BYTES))
+    features: FeatureCache | None = None  # image tokens already computed: see `keep_features`
+    images: BoundedCache[ImageInputs] = field(
+        default_factory=lambda: BoundedCache(IMAGE_CACHE_BYTES, lambda image: image.pixel_values.nbytes)
+    )
     _special_tokens: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -111,39 +110,45 @@ class Policy:
         return PromptInputs(torch.tensor(expanded), positions, following, images)
 
     def image_inputs(self, path: str) -> ImageInputs:
-        """Decode and preprocess one image as this policy's view shows it, once within the cache's bounds."""
-        digest = image_digest((path,))
-        as_it_is = self._images.get(digest) or self._preprocess(digest, open_image(path))
+        """Decode and preprocess one image as this policy's view shows it, once within the cache's bounds.
+
+        Raises BadInput where the image cannot be read.
+        """
+        digest, size = image_digest((path,)), self.image_processor.size
+        bounds = size["shortest_edge"], size["longest_edge"]  # they may be set anew
+        as_it_is = self.images.get((digest, *bounds), lambda: self._preprocess(digest, open_image(path)))
         if self.view is None:
             return as_it_is
+        key = self.view.key(self._seen_size(as_it_is), digest)
+        return self.images.get((key, *bounds), lambda: self._through_view(path, as_it_is, key))
+
+    def _seen_size(self, image: ImageInputs) -> tuple[int, int]:
+        """Width and height in pixels at which the model sees an image."""
         patch = self.model.config.vision_config.patch_size
-        size = (as_it_is.grid_thw[2] * patch, as_it_is.grid_thw[1] * patch)
-        key = self.view.key(size, digest)
-        held = self._images.get(key)
-        if held is not None:
-            return held
-        seen = open_image(path).resize(size, self.image_processor.resample)
-        return self._preprocess(key, self.view.show(seen, digest))
+        return image.grid_thw[2] * patch, image.grid_thw[1] * patch
+
+    def _through_view(self, path: str, as_it_is: ImageInputs, key: str) -> ImageInputs:
+        assert self.view is not None
+        seen = open_image(path).resize(self._seen_size(as_it_is), self.image_processor.resample)
+        return self._preprocess(key, self.view.show(seen, as_it_is.digest))
 
     def _preprocess(self, key: str, image: Image) -> ImageInputs:
         values = self.image_processor(images=[image], return_tensors="pt")
         grid = tuple(int(n) for n in values["image_grid_thw"][0])
-        inputs = ImageInputs(key, values["pixel_values"], grid)  # type: ignore[arg-type]
-        return self._images.put(key, inputs, inputs.pixel_values.nbytes)
+        return ImageInputs(key, values["pixel_values"], grid)  # type: ignore[arg-type]
 
     def seeing(self, view: View | None) -> Policy:
         """The same policy, its caches shared, with every image shown through `view`."""
         return replace(self, view=view)
 
     def keep_features(self) -> None:
-        """From now on compute the image tokens of each image once. Only for weights that do not change."""
-        self.features = Recent(FEATURE_CACHE_BYTES)
+        """The vision tower no longer changes from here on: each image walks it once and is kept."""
+        self.model.model.visual.requires_grad_(False)
+        self.features = FeatureCache(self.model.model.visual)
 
     def batch(self, prompts: Sequence[PromptInputs]) -> PromptBatch:
-        """The prompts as the model takes them, with image tokens that are known already."""
-        if self.features is None:
-            return collate(prompts, self.device)
-        return collate(prompts, self.device, known_features(self, self.features, prompts))
+        """Prompts on the device, without the pixels where the features are kept."""
+        return collate(prompts, self.device, with_pixels=self.features is None)
 
     def _refuse_control_tokens(self, question: Question, template: Template) -> None:
         # A template that shows no choices still has them scored.
@@ -157,26 +162,6 @@ class Policy:
 
 
 @torch.no_grad()
-def known_features(
-    policy: Policy, held: Recent[Tensor], prompts: Sequence[PromptInputs]
-) -> dict[str, Tensor]:
-    """Image tokens [I, D] of every image of the prompts by digest; the tower sees only those not held."""
-    images = {image.digest: image for prompt in prompts for image in prompt.images}
-    found = {digest: held.get(digest) for digest in images}
-    missing = [images[digest] for digest, features in found.items() if features is None]
-    if missing:
-        tower, device = policy.model.model.visual, policy.device
-        pixels_XC = torch.cat([image.pixel_values for image in missing]).to(device)
-        enabled = policy.precision == "bf16"
-        with torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=False):
-            features_ID = image_features(tower, pixels_XC, [image.grid_thw for image in missing])
-        counts = [math.prod(image.grid_thw) // tower.spatial_merge_size**2 for image in missing]
-        for image, features in zip(missing, features_ID.split(counts), strict=True):
-            features = features.clone()  # a part would keep the whole alive
-            found[image.digest] = held.put(image.digest, features, features.nbytes)
-    return {digest: features for digest, features in found.items() if features is not None}
-
-
 def resolve_checkpoint(path: str) -> str:
     """A name or folder as given -> what Hugging Face loads: a folder with config.json, or a hub id."""
     if path == "phantom-base":
@@ -242,6 +227,9 @@ def load_policy(
                 f"supported: {', '.join(SUPPORTED_FAMILIES)}"
             )
         tokenizer = AutoTokenizer.from_pretrained(source, **hub)
+        # Nothing here is cut or padded. Left set, each call would unset them, which two threads may not do.
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
         processor = AutoImageProcessor.from_pretrained(
             source,
             backend="pil",

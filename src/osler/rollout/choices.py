@@ -89,7 +89,8 @@ def _pass(policy: Policy, asked: Sequence[_Asked]) -> Iterator[tuple[int, Tensor
     # Questions with fewer choices are filled up with copies of their first.
     rows = [[*a.rows, *a.rows[:1] * (width - len(a.rows))] for a in asked]
     ids_BGT, mask_BGT = pad_completions(rows, policy.pad_id, policy.device)
-    forward = PolicyForward(policy.model, policy.logits_processor(1.0), policy.precision)
+    processor = policy.logits_processor(1.0)
+    forward = PolicyForward(policy.model, processor, policy.precision, features=policy.features)
     with torch.no_grad():
         sums_BG = forward(batch, ids_BGT, mask_BGT)[0].sum(-1)
     for one, sums_G in zip(asked, sums_BG, strict=True):

@@ -190,7 +190,7 @@ def _admit(
         taken.append(next(prompts))
         num_tokens += len(taken[-1].input_ids)
     batch = policy.batch(taken)
-    hidden_BD, layers = prefill(policy.model, batch)
+    hidden_BD, layers = prefill(policy.model, batch, policy.features)
     prefilled = Prefilled(hidden_BD, layers, [0, *accumulate(batch.lengths)], batch.next_positions)
     streams = None
     if sampling.temperature > 0:

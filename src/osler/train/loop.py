@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -62,6 +63,10 @@ class Method(Protocol):
 
     def restore(self, pending: Mapping[str, Any]) -> None: ...
 
+    def close(self) -> None:
+        """End what runs beside the steps."""
+        ...
+
 
 @dataclass
 class Learner:
@@ -98,8 +103,8 @@ def build_learner(
         adapter = _add_lora(policy, config, run, world)
         if resumed is not None:
             checkpoints.restore_adapter(resumed.folder, adapter)
-    elif model.freeze_vision_tower:
-        policy.model.model.visual.requires_grad_(False)
+    if model.lora_rank or model.freeze_vision_tower:
+        policy.keep_features()
     named = {n: p for n, p in policy.model.named_parameters() if p.requires_grad}
     optimizer = build_optimizer(named.values(), config.optim, config.seed)
     if resumed is not None:
@@ -141,8 +146,10 @@ def frozen_copy(policy: Policy) -> Any:
 
     Where products are taken in bf16, matrices that nothing but products read are kept in bf16. That is half
     the memory and, bit for bit, the same log-probabilities: autocast would round the same weights each time.
+    A frozen tower is left out: the reference reads the features that the policy keeps.
     """
-    model = copy.deepcopy(policy.model).requires_grad_(False).eval()
+    left_out = {} if policy.features is None else {id(policy.model.model.visual): None}
+    model = copy.deepcopy(policy.model, left_out).requires_grad_(False).eval()
     if policy.precision == "bf16":
         looked_up = model.get_input_embeddings().weight  # the head too, where they are tied
         for module in model.modules():
@@ -190,6 +197,10 @@ class TrainingLoop:
 
     def train(self) -> dict[str, Any]:
         """Run to the end; returns the summary. Raises Stop after saving where a signal asked for it."""
+        with closing(self.method):
+            return self._train()
+
+    def _train(self) -> dict[str, Any]:
         total = self.method.num_steps
         columns = (
             TextColumn("{task.description}"),

@@ -19,10 +19,11 @@ from osler.config import TrainConfig
 from osler.costs.flops import Scheme
 from osler.costs.microbatches import fill, packed_tokens
 from osler.policy.forward import PolicyForward
-from osler.policy.inputs import PromptBatch, collate, pad_completions
+from osler.policy.inputs import PromptBatch, PromptInputs, pad_completions
 from osler.prompts import Template
 from osler.records import Question
 from osler.runtime import World
+from osler.train.ahead import Ahead, works_beside
 from osler.train.clock import Clock
 from osler.train.loop import Learner, StepReport
 from osler.train.schedule import num_slots, slot_questions
@@ -74,16 +75,17 @@ class SftMethod:
         policy = learner.policy
         self.useful = UsefulFlops(config, policy)
         processor, recompute = policy.logits_processor(1.0), config.model.gradient_checkpointing
-        self.forward = PolicyForward(policy.model, processor, policy.precision, recompute)
+        self.ahead = Ahead(self._my_share, num_steps, self._encoded, beside=works_beside(world.device))
+        self.forward = PolicyForward(policy.model, processor, policy.precision, recompute, policy.features)
 
     def fill_gradients(self, step: int, clock: Clock) -> StepReport:
         """Mean negative log-likelihood over the completion tokens of the whole step."""
         world = self.world
         with clock.part("data"):
-            examples = list(self.examples_at(step))
-            tokens = [self._completion_ids(e.completion) for e in examples]
-            num_tokens = sum(len(ids) for ids in tokens)
-            batches = self._microbatches(world.share(list(zip(examples, tokens, strict=True))))
+            mine = self.ahead.take(step)
+            counts = world.gather((len(mine), sum(len(ids) for _, ids in mine)))
+            num_examples, num_tokens = (sum(column) for column in zip(*counts, strict=True))
+            batches = self._microbatches(mine)
         loss_sum = entropy_sum = 0.0
         for inputs, ids, mask in batches:
             with clock.part("loss"):
@@ -97,35 +99,42 @@ class SftMethod:
             metrics={
                 "loss/total": math.fsum(p[0] for p in parts),
                 "entropy/mean": math.fsum(p[1] for p in parts) / num_tokens,
-                "completion/length_mean": num_tokens / len(examples),
+                "completion/length_mean": num_tokens / num_examples,
             },
-            question_visits=len(examples),
+            question_visits=num_examples,
             tokens=num_tokens,
             useful_flops=sum(world.gather(self.useful.take())),
         )
 
     def _microbatches(
-        self, mine: Sequence[tuple[SftExample, list[int]]]
+        self, mine: Sequence[tuple[PromptInputs, list[int]]]
     ) -> list[tuple[PromptBatch, Tensor, Tensor]]:
         """The examples in as few forwards as the token budget allows: prompts, token ids, their mask."""
         policy = self.learner.policy
-        prompts = [policy.prompt_inputs(e.question, e.template) for e, _ in mine]
-        works = [p.work([len(t)]) for p, (_, t) in zip(prompts, mine, strict=True)]
+        works = [prompt.work([len(ids)]) for prompt, ids in mine]
         self.useful.add_update(works)
         tower = Scheme.of(self.config).tower
         sizes = [packed_tokens(work, tower) for work in works]
         return [
             (
-                collate([prompts[i] for i in indices], policy.device),
+                policy.batch([mine[i][0] for i in indices]),
                 *pad_completions([[mine[i][1]] for i in indices], policy.pad_id, policy.device),
             )
             for indices in fill(sizes, self.config.model.microbatch_tokens)
         ]
 
-    def _completion_ids(self, text: str) -> list[int]:
+    def _my_share(self, step: int) -> list[SftExample]:
+        return self.world.share(self.examples_at(step))
+
+    def _encoded(self, example: SftExample) -> tuple[PromptInputs, list[int]]:
+        """The prompt, and the token ids of the completion with the end token."""
         policy = self.learner.policy
-        ids = policy.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return [*ids, policy.stop_ids[0]]
+        prompt = policy.prompt_inputs(example.question, example.template)
+        ids = policy.tokenizer(example.completion, add_special_tokens=False)["input_ids"]
+        return prompt, [*ids, policy.stop_ids[0]]
+
+    def close(self) -> None:
+        self.ahead.close()
 
     def pending(self) -> dict[str, Any]:
         return {}

@@ -9,7 +9,7 @@ Shapes: B questions, G rollouts of each, N = B * G, T completion tokens (padded)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,13 +22,14 @@ from osler.config import TrainConfig
 from osler.costs.flops import GroupWork, Scheme
 from osler.costs.microbatches import fill, packed_tokens
 from osler.policy.forward import PolicyForward
-from osler.policy.inputs import PromptBatch, PromptInputs, collate, pad_completions
+from osler.policy.inputs import PromptBatch, PromptInputs, pad_completions
 from osler.prompts import Template
 from osler.records import Completion, Question, Rollout, RolloutGroup
 from osler.rewards import Rubric
 from osler.rollout.engine import complete
 from osler.rollout.sampling import Sampling
 from osler.runtime import World
+from osler.train.ahead import Ahead, works_beside
 from osler.train.clock import Clock
 from osler.train.grpo.advantage import group_advantages
 from osler.train.grpo.buffer import PendingGroup, pending_from_json, pending_to_json
@@ -76,7 +77,8 @@ class GrpoMethod:
         precision = config.model.precision
         recompute = config.model.gradient_checkpointing
         self.useful = UsefulFlops(config, learner.policy)
-        self.forward = PolicyForward(learner.policy.model, processor, precision, recompute)
+        features = learner.policy.features
+        self.forward = PolicyForward(learner.policy.model, processor, precision, recompute, features)
         self.reference: PolicyForward | None = None
         self.offloaded: OffloadedModel | None = None
         if self.grpo.kl_coef > 0:
@@ -84,9 +86,11 @@ class GrpoMethod:
             model = learner.policy.model if learner.adapter is not None else reference
             if model is None:
                 raise ValueError("kl_coef > 0 without an adapter needs a frozen reference model")
-            self.reference = PolicyForward(model, processor, precision)
+            self.reference = PolicyForward(model, processor, precision, features=features)
             if self.grpo.offload_reference:
                 self.offloaded = OffloadedModel(model, world.device)
+        rollouts = self.plan[-1].rollout + 1
+        self.ahead = Ahead(self._my_share, rollouts, self._prompt, beside=works_beside(world.device))
         self.buffer: list[PendingGroup] = []  # this process's groups of the current rollout batch
         self.buffer_rollout = -1
 
@@ -116,18 +120,10 @@ class GrpoMethod:
         return self._report([p.group for p in mine], sums, log_rollouts=first_use)
 
     def _roll_out(self, rollout: int, clock: Clock) -> None:
-        slots = sorted({p.slot for p in self.plan if p.rollout == rollout})
-        asked = [(slot, question) for slot in slots for question in self._asked_in(slot)]
-        mine = self.world.share(asked)
-        questions, works = [q for _, q in mine], list[GroupWork]()
-
-        def prompts() -> Iterator[PromptInputs]:
-            for question in questions:
-                with clock.part("data"):
-                    prompt = self.learner.policy.prompt_inputs(question, self.template)
-                works.append(prompt.work(()))
-                yield prompt
-
+        mine = self._my_share(rollout)
+        questions = [q for _, q in mine]
+        with clock.part("data"):
+            prompts = self.ahead.take(rollout)
         with clock.part("rollout"):
             completions = complete(
                 self.learner.policy,
@@ -136,11 +132,11 @@ class GrpoMethod:
                 Sampling(self.grpo.max_completion_tokens, self.grpo.temperature, self.config.seed),
                 group_size=self.grpo.group_size,
                 step=[slot for slot, _ in mine],
-                prompts=prompts(),
+                prompts=prompts,
             )
         self.useful.add_rollout(
-            replace(work, completion_tokens=tuple(len(c.token_ids) for c in group))
-            for work, group in zip(works, completions, strict=True)
+            prompt.work([len(c.token_ids) for c in group])
+            for prompt, group in zip(prompts, completions, strict=True)
         )
         with clock.part("reward"):
             groups = [self._score(q, group) for (_, q), group in zip(mine, completions, strict=True)]
@@ -149,6 +145,14 @@ class GrpoMethod:
         self.buffer_rollout = rollout
         if not self.on_policy:
             self._keep_old_logprobs(clock)
+
+    def _my_share(self, rollout: int) -> list[tuple[int, Question]]:
+        """This process's questions of a rollout batch, each with its slot."""
+        slots = sorted({p.slot for p in self.plan if p.rollout == rollout})
+        return self.world.share([(slot, q) for slot in slots for q in self._asked_in(slot)])
+
+    def _prompt(self, asked: tuple[int, Question]) -> PromptInputs:
+        return self.learner.policy.prompt_inputs(asked[1], self.template)
 
     def _asked_in(self, slot: int) -> list[Question]:
         size, permute = self.grpo.questions_per_step, self.config.data.permute_choices
@@ -222,7 +226,7 @@ class GrpoMethod:
         taken = tuple(groups[i] for i in indices)
         rows = [[r.completion.token_ids for r in p.group.rollouts] for p in taken]
         ids, mask = pad_completions(rows, policy.pad_id, policy.device)
-        inputs = collate([prompts[i] for i in indices], policy.device)
+        inputs = policy.batch([prompts[i] for i in indices])
         work = tuple(
             prompts[i].work([len(row) for row in group]) for i, group in zip(indices, rows, strict=True)
         )
@@ -291,6 +295,9 @@ class GrpoMethod:
             useful_flops=sum(self.world.gather(self.useful.take())),
             rollouts=records,
         )
+
+    def close(self) -> None:
+        self.ahead.close()
 
     def pending(self) -> dict[str, Any]:
         groups = self.world.merge([pending_to_json(p) for p in self.buffer])
