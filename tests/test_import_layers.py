@@ -60,6 +60,7 @@ LAYERS = {
     "osler.study.results": 2.6,
     "osler.study.effects": 2.7,
     "osler.study.claims": 2.8,
+    "osler.evaluate.selective": 2.2,
     "osler.policy": 3.0,
     "osler.optim": 3.0,
     "osler.runtime": 3.0,

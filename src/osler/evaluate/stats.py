@@ -10,7 +10,7 @@ All fractions run from 0 to 1.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from math import sqrt
@@ -24,6 +24,8 @@ WILSON = "Wilson"
 CLUSTER_BOOTSTRAP = "cluster bootstrap"
 WILSON_OVER_CLUSTERS = "Wilson over clusters"
 RESAMPLES = 10_000
+STATISTIC_RESAMPLES = 2_000  # of a statistic that looks at every answer of every resample
+_DRAWN_AT_A_TIME = 2**22  # answers of all resamples held in memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,24 @@ def mean_interval(
     num_clusters = int(counts.sum())
     bounds = wilson_interval(float(array.mean()) * num_clusters, num_clusters, confidence)
     return Interval(bounds.low, bounds.high, WILSON_OVER_CLUSTERS)
+
+
+def bootstrap_interval(
+    statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    clusters: Sequence[Hashable],
+    resamples: int = STATISTIC_RESAMPLES,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> Interval | None:
+    """Percentile interval of any statistic when whole clusters are drawn with replacement.
+
+    `statistic` is given how often each answer was drawn, [R, n] for R resamples, and returns one value for
+    each, [R]. A resample in which it does not exist (NaN) is left out; None where it never does.
+    """
+    drawn = _drawn_answers(clusters, resamples, seed)
+    values = np.concatenate([statistic(weights_Rn) for weights_Rn in drawn])
+    values = values[~np.isnan(values)]
+    return _percentiles(values, confidence) if len(values) else None
 
 
 def mcnemar(a: ArrayLike, b: ArrayLike) -> McNemar:
@@ -293,6 +313,26 @@ def _pair(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int
     return first, second
 
 
+def _members(clusters: Sequence[Hashable]) -> NDArray[np.int64]:
+    """The number of each answer's cluster, [n], counted from 0 in the order of first appearance."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in clusters])
+
+
+def _drawn_answers(clusters: Sequence[Hashable], resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:
+    """How often each answer is in a bootstrap sample of clusters, a few resamples at a time: [R, n]."""
+    if resamples < 1:
+        raise ValueError(f"{resamples} resamples: at least 1 is needed")
+    member_of = _members(clusters)
+    num_clusters = int(member_of.max()) + 1
+    rng = np.random.default_rng(seed)
+    at_a_time = max(1, _DRAWN_AT_A_TIME // len(member_of))
+    for start in range(0, resamples, at_a_time):
+        size = min(at_a_time, resamples - start)
+        drawn = rng.multinomial(num_clusters, np.full(num_clusters, 1 / num_clusters), size=size)
+        yield drawn[:, member_of].astype(np.float64)
+
+
 def _cluster_kinds(
     values: NDArray[Any], clusters: Sequence[Hashable]
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]:
@@ -303,8 +343,7 @@ def _cluster_kinds(
     """
     if len(clusters) != len(values):
         raise ValueError(f"{len(values)} answers but {len(clusters)} cluster names")
-    numbers: dict[Hashable, int] = {}
-    member_of = np.array([numbers.setdefault(name, len(numbers)) for name in clusters])
+    member_of = _members(clusters)
     sums = np.bincount(member_of, weights=values).astype(values.dtype)
     sizes = np.bincount(member_of)
     kinds, counts = np.unique(np.stack([sums, sizes], axis=1), axis=0, return_counts=True)
