@@ -43,6 +43,9 @@ LAYERS = {
     "osler.evaluate.looking_pass": 5.1,
     "osler.evaluate.run": 5.2,
     "osler.evaluate.compare": 2.5,
+    "osler.evaluate.confidence": 2.5,
+    "osler.evaluate.confidence_table": 2.6,
+    "osler.evaluate.calibrated": 2.6,
     "osler.evaluate.compare_table": 2.6,
     "osler.evaluate.thinking.edits": 2.1,  # the pass itself is asked of a model
     "osler.evaluate.thinking.hints": 2.1,
@@ -75,6 +78,7 @@ LAYERS = {
     "osler.export": 7.0,
     "osler.doctor": 7.0,
     "osler.ask": 7.0,
+    "osler.calibrate": 7.0,
     "osler.phantom_base": 7.0,
     "osler.demo": 7.1,  # the demo writes a report
     "osler.study": 7.1,

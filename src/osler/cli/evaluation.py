@@ -77,6 +77,16 @@ def evaluate(
     key_variable: KeyVariable = None,
     limit_parameter: LimitParameter = None,
     prices: Prices = None,
+    confidence: Annotated[
+        bool, typer.Option("--confidence", help="Probabilities of the choices: can they be trusted?")
+    ] = False,
+    samples: Annotated[
+        int, typer.Option(help="Draw N completions per question: does their agreement say who is right?")
+    ] = 0,
+    sample_temperature: Annotated[float, typer.Option(help="Of --samples.")] = 1.0,
+    calibration: Annotated[
+        Path | None, typer.Option(help="calibration.json or its folder; default: the model's own.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Ask every question: accuracy with interval, n, chance and blind baseline; --ablate, --rotate: is it
@@ -117,6 +127,10 @@ def evaluate(
                 limit_parameter=limit_parameter,
                 prices=prices,
             ),
+            confidence=confidence,
+            samples=samples,
+            sample_temperature=sample_temperature,
+            calibration=calibration,
         )
         blind = _blind_fit(request, blind_from, output.note)
         with output.progress("questions") as advance:
@@ -172,14 +186,39 @@ def ask(
     max_completion_tokens: Annotated[
         int | None, typer.Option(help="Longest completion; default: as trained, else 256.")
     ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="calibration.json or its folder; default: the model's own.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """One image, one question: thinking, answer, option probabilities."""
+    """One image, one question: thinking, answer, option probabilities; abstains where it is told to."""
     with Output(as_json, with_model=True) as output:
         from osler.ask import ask_model, print_answer
 
-        answer = ask_model(model, image, question, choices, template, max_completion_tokens)
+        answer = ask_model(model, image, question, choices, template, max_completion_tokens, calibration)
         output.result(answer.to_json(), lambda console: print_answer(answer, console))
+
+
+@app.command()
+def calibrate(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Evaluation of validation questions, with --confidence.")
+    ],
+    test_set: Annotated[
+        str | None, typer.Option(help="Which of the run's test sets; default: the only one.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="temperature or platt.")] = "temperature",
+    risk: Annotated[
+        float | None, typer.Option(help="Abstain so that at most this share of answers is wrong: 0.1.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Fit confidences on validation questions, and where to abstain; stored with the model. Asks no model."""
+    with Output(as_json, with_model=True) as output:
+        from osler.calibrate import calibrate_run, print_calibrated
+
+        made = calibrate_run(run, test_set, method, risk, output.note)
+        output.result(made.to_json(), lambda console: print_calibrated(made, console))
 
 
 @app.command()

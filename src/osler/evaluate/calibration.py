@@ -16,9 +16,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize, minimize_scalar
-from scipy.special import expit, log_softmax, logsumexp
-from scipy.stats import rankdata
 
 from osler.evaluate.stats import CLUSTER_BOOTSTRAP, STATISTIC_RESAMPLES, Interval, bootstrap_interval
 
@@ -62,8 +59,11 @@ def equal_mass_bins(confidence: ArrayLike, num_bins: int = NUM_BINS) -> NDArray[
     Equal confidences stay together, so that no number depends on the order of the answers; a bin that ties
     leave empty does not occur.
     """
-    ranks = rankdata(np.asarray(confidence, dtype=np.float64), method="average")
-    found = np.floor(num_bins * (ranks - 0.5) / len(ranks)).astype(np.int64)
+    _, level, sizes = np.unique(np.asarray(confidence), return_inverse=True, return_counts=True)
+    middles = (np.cumsum(sizes) - sizes / 2)[
+        level
+    ]  # how many answers lie below the middle of each one's level
+    found = np.floor(num_bins * middles / len(level)).astype(np.int64)
     return np.unique(found, return_inverse=True)[1]
 
 
@@ -182,7 +182,8 @@ def log_loss(logprobs_nK: Floats, answers: ArrayLike) -> float:
 
 def with_temperature(logprobs_nK: Floats, temperature: float) -> Floats:
     """The distributions with their log-probabilities divided by a temperature, normalised again, [n, K]."""
-    return log_softmax(logprobs_nK / temperature, axis=1)
+    scaled_nK = logprobs_nK / temperature
+    return scaled_nK - np.logaddexp.reduce(scaled_nK, axis=1, keepdims=True)
 
 
 def fit_temperature(logprobs_nK: Floats, answers: ArrayLike) -> float:
@@ -191,6 +192,8 @@ def fit_temperature(logprobs_nK: Floats, answers: ArrayLike) -> float:
     The loss is convex in 1 / temperature. It has no minimum where the most probable choice is always right,
     and falls to the high bound where the distributions say nothing about the answers.
     """
+
+    from scipy.optimize import minimize_scalar
 
     def loss(log_temperature: float) -> float:
         return log_loss(with_temperature(logprobs_nK, float(np.exp(log_temperature))), answers)
@@ -206,7 +209,7 @@ def log_odds(logprobs_nK: Floats, stated: ArrayLike) -> Floats:
     rows, columns = np.arange(len(logprobs_nK)), np.asarray(stated)
     others_nK = logprobs_nK.copy()
     others_nK[rows, columns] = -np.inf
-    return logprobs_nK[rows, columns] - logsumexp(others_nK, axis=1)
+    return logprobs_nK[rows, columns] - np.logaddexp.reduce(others_nK, axis=1)
 
 
 def fit_platt(odds: ArrayLike, correct: ArrayLike) -> Platt:
@@ -215,6 +218,8 @@ def fit_platt(odds: ArrayLike, correct: ArrayLike) -> Platt:
     With Platt's targets, (right + 1) / (right + 2) and 1 / (wrong + 2) in place of 1 and 0, which keep the
     fit finite where the confidence separates the two, or where all are right.
     """
+    from scipy.optimize import minimize
+
     x, hits = _pair(odds, correct)
     num_right = float(hits.sum())
     high, low = (num_right + 1) / (num_right + 2), 1 / (len(hits) - num_right + 2)
@@ -222,7 +227,7 @@ def fit_platt(odds: ArrayLike, correct: ArrayLike) -> Platt:
 
     def loss(values: Floats) -> tuple[float, Floats]:
         z = values[0] * x + values[1]
-        gap = expit(z) - targets
+        gap = np.exp(-np.logaddexp(0, -z)) - targets
         return float(np.sum(np.logaddexp(0, z) - targets * z)), np.array([gap @ x, gap.sum()])
 
     found = minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS", options={"gtol": 1e-8})
@@ -236,7 +241,7 @@ def with_platt(logprobs_nK: Floats, stated: ArrayLike, platt: Platt) -> Floats:
     z = platt.slope * log_odds(logprobs_nK, stated) + platt.offset
     others_nK = logprobs_nK.copy()
     others_nK[rows, columns] = -np.inf
-    rest_nK = others_nK - logsumexp(others_nK, axis=1, keepdims=True) - np.logaddexp(0, z)[:, None]
+    rest_nK = others_nK - np.logaddexp.reduce(others_nK, axis=1, keepdims=True) - np.logaddexp(0, z)[:, None]
     rest_nK[rows, columns] = -np.logaddexp(0, -z)
     return rest_nK
 

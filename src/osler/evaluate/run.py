@@ -20,6 +20,8 @@ import torch
 from osler.data.load import load_questions
 from osler.errors import BadInput
 from osler.evaluate.answering import Opened, open_model
+from osler.evaluate.calibrated import read_calibration
+from osler.evaluate.confidence_pass import confidence_pass
 from osler.evaluate.endpoint import SCHEME, EndpointOptions
 from osler.evaluate.looking_pass import looking_pass
 from osler.evaluate.passes import Finding, MainPass, Pass
@@ -72,12 +74,22 @@ class Request:
     ablate: tuple[str, ...] = ()  # of osler.evaluate.variants.ABLATIONS
     rotate: bool = False  # ask every rotation of the choices
     thinking: bool = False  # whether the reasoning is examined
+    confidence: bool = False  # read the probabilities of the choices behind every completion
+    samples: int = 0  # completions per question for self-consistency
+    sample_temperature: float = 1.0
+    calibration: Path | None = None  # a calibration.json, or a folder with one; None: the model's own
     endpoint: EndpointOptions | None = None
 
     def __post_init__(self) -> None:
         check_scorer(self.scorer)
         if self.precision is not None and self.model.startswith(SCHEME):
             raise BadInput("--precision: how a server computes cannot be chosen from here; leave it out")
+        if self.samples < 0 or self.samples == 1:
+            raise BadInput(f"--samples {self.samples}: agreement needs at least 2 samples per question")
+        if self.samples and self.sample_temperature <= 0:
+            raise BadInput(f"--sample-temperature {self.sample_temperature:g}: more than 0 is needed")
+        if self.calibration is not None and not self.confidence:
+            raise BadInput("--calibration: says something about --confidence only; give that too")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +132,10 @@ def passes_of(request: Request) -> list[Pass]:
                 kind="thinking", ask=examine, show=print_thinking, check=check_thinks_first, looks_inside=True
             )
         )
+    if request.confidence or request.samples:
+        given = None if request.calibration is None else read_calibration(request.calibration)
+        how = (request.confidence, request.samples, request.sample_temperature, given)
+        passes.append(confidence_pass(*how))
     return passes
 
 

@@ -17,7 +17,6 @@ from math import ceil
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import beta
 
 from osler.evaluate.calibration import Floats, by_level
 from osler.evaluate.stats import paired_design_effect
@@ -121,6 +120,8 @@ def upper_risk(wrong: NDArray[np.int64], clusters: Sequence[Hashable], level: fl
     Questions about one image count for less than independent ones: n is divided by the design effect
     (Korn and Graubard 1998); where no answer, or every answer, is wrong, each cluster counts once.
     """
+    from scipy.stats import beta
+
     n = len(wrong)
     if 0 < wrong.sum() < n:
         effective = n / paired_design_effect(np.zeros(n), wrong, clusters)

@@ -192,15 +192,16 @@ def draw_panel(
         legend.append(
             Legend("ink", "2 2" if "chance" in level.name else "6 2", level.name, "", _number(level.value))
         )
-    _dress(axes, fraction, log_x)
-    return Panel(title, x_label, _svg(figure, title, key), tuple(legend), note)
+    dress(axes, fraction, log_x)
+    return Panel(title, x_label, figure_svg(figure, title, key), tuple(legend), note)
 
 
 def _columns(points: Points) -> tuple[list[float], list[float]]:
     return [x for x, _ in points], [y for _, y in points]
 
 
-def _dress(axes: Axes, fraction: bool, log_x: bool) -> None:
+def dress(axes: Axes, fraction: bool, log_x: bool) -> None:
+    """Grid, ticks and spines as every drawing of the page has them."""
     if fraction:
         axes.set_ylim(-0.03, 1.03)
     else:
@@ -231,7 +232,8 @@ def _number(value: float) -> str:
     return f"{value:.3g}" if 1e-3 <= abs(value) < 1e4 else f"{value:.1e}"
 
 
-def _svg(figure: Figure, title: str, key: str) -> str:
+def figure_svg(figure: Figure, title: str, key: str) -> str:
+    """The figure as SVG that takes its colours from the page; `key` keeps element ids apart."""
     buffer = io.StringIO()
     # Text stays text: it is found by search, read aloud, and scales with the page's font.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "text.parse_math": False}):

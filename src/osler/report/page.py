@@ -8,6 +8,7 @@ from pathlib import Path
 
 from osler.evaluate.compare import Comparison
 from osler.report.comparison import comparison_sections
+from osler.report.confidence import confidence_sections
 from osler.report.curves import Legend, Level, Panel, training_panels, validation_panel
 from osler.report.examples import cards_for
 from osler.report.groups import Group, groups_of
@@ -81,6 +82,7 @@ def write_report(
         "comparisons": compared,
         "looking": looking_sections(runs),
         "thinking": thinking_sections(runs),
+        "confidences": confidence_sections(runs),
         "is_phantom": _asked_about_phantoms(runs),
     }
     out = write_whole(render("page.html.j2", ("style.css", "thinking.css"), values), Path(out))
