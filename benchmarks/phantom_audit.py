@@ -4,8 +4,8 @@
 
 Every seed draws three benchmarks of all eight modalities (nothing planted, leak, shortcut) into a temporary
 folder and audits test against train. Printed are the checks that rose to warning or fault, and in how many of
-the scopes (all test questions, and each modality). Expected: nothing; the two image overlaps; the text-only
-rules.
+the scopes (all test questions, and each modality). Expected: nothing; the two image overlaps, and what follows
+where the text of a leaked question is in both parts, too; the text-only rules.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from osler.audit.run import audit
 from osler.phantom.benchmark import write_benchmark
 
 IMAGE_CHECKS = {"image_overlap", "image_question_overlap"}
+# A leaked question stands in training word by word: rules that read text are right about it more often.
+LEAKED_TEXT = {"blind_baseline", "stem_lookup", "option_prior"}
 TEXT_CHECKS = {"wrong_never_right", "option_prior", "stem_lookup", "blind_baseline"}
 # The planted wrong choices carry a word in front, so their form and frequency may tell, too.
 SIDE_EFFECTS = {"odd_one_out", "length", "label_free_prior"}
@@ -41,7 +43,7 @@ def as_expected(plant: str | None, found: Counter[str]) -> bool:
     if plant is None:
         return not found
     if plant == "leak":
-        return set(found) == IMAGE_CHECKS
+        return IMAGE_CHECKS <= set(found) <= IMAGE_CHECKS | LEAKED_TEXT
     return TEXT_CHECKS <= set(found) <= TEXT_CHECKS | SIDE_EFFECTS
 
 
