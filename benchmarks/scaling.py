@@ -27,7 +27,7 @@ from benchmarks.fast_path.floor import shape_of, useful_flops
 from benchmarks.fast_path.memory import bytes_in_own_process
 from benchmarks.fast_path.results import environment, write
 from benchmarks.fast_path.rows import SCALES, Row, Scale
-from benchmarks.fast_path.timing import median, take_turns
+from benchmarks.fast_path.timing import clock_of, median, take_turns
 from osler.ceilings import matmul_ceiling
 from osler.costs.flops import causal_pairs, decoder_flops, head_flops, tower_flops
 
@@ -55,7 +55,7 @@ def measure_point(sizes: dict[str, int], scale: Scale, folder: Path) -> dict[str
         for name, runs in take_turns(works, scale.repeats, scale.device).items()
     }
     flops = useful_flops(case)
-    ceiling = matmul_ceiling(scale.device, torch.float32)
+    ceiling = matmul_ceiling(scale.device, torch.float32, clock=clock_of(scale.device))
     return {
         "sizes": sizes,
         "seconds": seconds,

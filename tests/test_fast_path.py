@@ -48,7 +48,7 @@ def test_prompts_have_exactly_the_tokens_asked_for(case: Case, side: osler_side.
 
 
 def test_too_short_a_prompt_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="the chat format alone takes"):
+    with pytest.raises(ValueError, match="the shortest prompt takes"):
         make_case(ROW, replace(SCALE, text_tokens=10), tmp_path)
 
 
@@ -216,7 +216,6 @@ def test_learning_is_compared_by_area_and_by_second() -> None:
 def test_scaling_measures_a_point_and_says_how_steeply_it_grows(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("benchmarks.fast_path.floor.SECONDS_PER_SIDE", 0.01)
     monkeypatch.setattr(scaling, "bytes_in_own_process", memory.update_bytes)  # a process takes seconds
     sizes = {"group_size": 2, "image_tokens": 6, "completion_tokens": 3, "questions": 1}
     if not Path("/proc/self/clear_refs").exists():

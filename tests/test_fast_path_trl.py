@@ -30,7 +30,7 @@ def row(work: str) -> Row:
 
 @pytest.fixture(autouse=True)
 def short_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.fast_path.floor.SECONDS_PER_SIDE", 0.01)
+    monkeypatch.setattr("benchmarks.fast_path.measure.CEILING_SECONDS", 0.01)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from benchmarks.fast_path.equality import compare_updates
 from benchmarks.fast_path.floor import shape_of, useful_flops
 from benchmarks.fast_path.memory import measure_memory
 from benchmarks.fast_path.rows import Row, Scale
-from benchmarks.fast_path.timing import Seconds, median, take_turns, timed
+from benchmarks.fast_path.timing import Seconds, clock_of, median, take_turns, timed
 from osler.ceilings import copy_ceiling, matmul_ceiling
 from osler.costs.seconds import decode_bytes
 
@@ -168,8 +167,7 @@ def _duels(
 def _found(case: Case, duels: list[Duel], trials: dict[str, float], flops: int) -> dict[str, Any]:
     device = case.scale.device
     dtype = torch.bfloat16 if case.scale.precision == "bf16" else torch.float32
-    clock = time.process_time if device == "cpu" else time.perf_counter  # as the sides are timed
-    ceiling = matmul_ceiling(device, dtype, CEILING_SECONDS, clock)
+    ceiling = matmul_ceiling(device, dtype, CEILING_SECONDS, clock_of(device))
     ours = median([s for d in duels for s in d.ours], device)
     ratios: dict[str, float] = {}
     for duel in duels:  # the fastest variant of an opponent is the one to beat

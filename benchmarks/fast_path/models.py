@@ -81,7 +81,7 @@ def write_questions(
 ) -> tuple[Question, ...]:
     """Questions with an image of `image_tokens` each and prompts of `text_tokens` more.
 
-    Numbered from `first`; each number has its own image. Raises ValueError where the chat format alone
+    Numbered from `first`; each number has its own image. Raises ValueError where the shortest prompt
     takes more than `text_tokens`.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -98,10 +98,10 @@ def _padded(tokenizer: Any, name: str, image: str, text_tokens: int) -> Question
     def question(text: str) -> Question:
         return Question(id=name, text=text, choices=("yes", "no"), answer_index=0, images=(image,))
 
-    missing = text_tokens - text_token_count(tokenizer, question(""))
+    missing = text_tokens - text_token_count(tokenizer, question(FILLER))
     if missing < 0:
-        raise ValueError(f"text_tokens {text_tokens}: the chat format alone takes {text_tokens - missing}")
-    padded = question(FILLER * missing)
+        raise ValueError(f"text_tokens {text_tokens}: the shortest prompt takes {text_tokens - missing}")
+    padded = question(FILLER * (1 + missing))
     assert text_token_count(tokenizer, padded) == text_tokens
     return padded
 

@@ -23,6 +23,11 @@ class Seconds:
         return self.process if device == "cpu" else self.wall
 
 
+def clock_of(device: str) -> Callable[[], float]:
+    """The clock that counts there, as `Seconds.on` says."""
+    return time.process_time if device == "cpu" else time.perf_counter
+
+
 def timed(work: Callable[[], object], device: str) -> Seconds:
     """One run of `work`, the device idle before and after."""
     gc.collect()

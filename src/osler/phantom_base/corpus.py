@@ -12,6 +12,7 @@ from osler.prompts import TEMPLATES
 from osler.records import Question
 
 _EXAMPLES = 4000
+_NO_STEM = "\0"
 _SENTENCES = (
     "The image shows a normal organ without any sign of disease.",
     "Which abnormality is present in this image? Is there a lesion, a tumour or an infection?",
@@ -38,9 +39,10 @@ _SENTENCES = (
 def corpus() -> Iterator[str]:
     """Sentences, phantom's wordings and values, every template's instruction, and drawn examples."""
     yield from _SENTENCES * 20
-    question = Question(id="", text="", choices=("", ""), answer_index=0)
+    # The stem's place stays, empty: a question without a stem would be written without it.
+    question = Question(id="", text=_NO_STEM, choices=("", ""), answer_index=0)
     for template in TEMPLATES.values():
-        yield from [template.user_text(question)] * 60
+        yield from [template.user_text(question).replace(_NO_STEM, "")] * 60
     yield from ["Describe the image.", *(f"Maybe ({letter})." for letter in "ABCDE")] * 60
     for imaging in IMAGINGS.values():
         for attribute in imaging.attributes:
