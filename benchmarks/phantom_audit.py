@@ -4,7 +4,7 @@
 
 Every seed draws three benchmarks of all eight modalities (nothing planted, leak, shortcut) into a temporary
 folder and audits test against train. Printed are the checks that rose to warning or fault, and in how many of
-the scopes (all test questions, and each modality). Expected: nothing; the two image overlaps, and what follows
+the scopes (all test questions, each modality). Expected: nothing; the two image overlaps, and what follows
 where the text of a leaked question is in both parts, too; the text-only rules.
 """
 
