@@ -26,7 +26,8 @@ from osler.prompts import get_template
 from osler.records import Question
 from osler.rollout.engine import complete
 from osler.rollout.sampling import Sampling
-from osler.runtime import Stop, World
+from osler.runtime import World
+from osler.signals import Stop
 from osler.tracking import JsonLines
 from osler.train import loop as loops
 from osler.train import sft

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from osler.answers import extract_answer
 from osler.errors import BadInput
 from osler.evaluate.predictions import read_predictions
+from osler.evaluate.replies import EngineModel
 from osler.evaluate.runner import evaluate
 from osler.evaluate.scoring import (
     READERS,
@@ -144,9 +145,11 @@ def questions(image_folder: Path, n: int = 4) -> list[Question]:
     ]
 
 
-def scored(policy: Any, asked: list[Question], out: Path, template: str, scorer: str, **changes: Any) -> Any:
-    names = {"model": "m", "model_digest": "d", "scorer": scorer} | changes
-    return evaluate(policy, asked, TEMPLATES[template], out, "set", Sampling(6), **names)
+def scored(
+    policy: Any, asked: list[Question], out: Path, template: str, scorer: str, complete: Any = complete
+) -> Any:
+    model, names = EngineModel(policy, complete), {"model": "m", "model_digest": "d", "scorer": scorer}
+    return evaluate(model, asked, TEMPLATES[template], out, "set", Sampling(6), **names)
 
 
 def slow_letters(policy: Any, question: Question, template: str, text: str) -> list[float]:
