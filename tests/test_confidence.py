@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ import pytest
 from osler.ask import read_answer, with_calibration
 from osler.calibrate import calibrate_run
 from osler.cli import main
+from osler.config import TrainConfig, to_json
 from osler.data.folder import write_folder
+from osler.data.images import image_digest
 from osler.errors import BadInput
 from osler.evaluate.calibrated import (
     Calibration,
@@ -161,6 +164,12 @@ def test_fits_that_mean_nothing_are_refused() -> None:
         fit(risk=20)
     with pytest.raises(BadInput, match="v: 99 answers"):
         fit(on=stated_answers(*answers(99)))
+    predictions, logprobs = answers(300)
+    backwards = [
+        dataclasses.replace(p, outcome=Outcome.WRONG if p.correct else Outcome.CORRECT) for p in predictions
+    ]
+    with pytest.raises(BadInput, match="the surer the model, the less often it is right"):
+        fit("platt", on=stated_answers(backwards, logprobs))
     right = [prediction(i, 0, 0) for i in range(200)]
     with pytest.raises(BadInput, match="every answer is right"):
         fit(on=stated_answers(right, {p.question_id: (-0.1, -3.0, -3.0) for p in right}))
@@ -216,9 +225,13 @@ def test_ask_answers_above_the_threshold_and_abstains_below() -> None:
     assert asked(0.4, always)["letter"] == "B"
 
 
-def evaluation(run: Path, n: int = 400, model: str = "phantom-base") -> None:
-    predictions, logprobs = answers(n)
-    header = Header(name="v", data="ph/v", model=model, model_digest="m", template="think", prompt_digest="p")
+def evaluation(run: Path, model: str = "phantom-base", digest: str = "m", image: str = "") -> None:
+    """A run folder of 400 validation questions, all about one image where it is named."""
+    predictions, logprobs = answers(400)
+    predictions = [dataclasses.replace(p, image_digest=image or p.image_digest) for p in predictions]
+    header = Header(
+        name="v", data="ph/v", model=model, model_digest=digest, template="think", prompt_digest="p"
+    )
     behind = dataclasses.replace(header, settings={"variant": "choices"})
     for folder, one in ((run, header), (run / "variants/choices", behind)):
         with PredictionWriter(folder / "predictions" / f"{one.name}.jsonl", one, print) as writer:
@@ -246,6 +259,31 @@ def test_calibrate_fits_from_a_run_folder(tmp_path: Path, capfd: pytest.CaptureF
         calibrate_run(tmp_path / "run", None, "temperature", None)
     with pytest.raises(BadInput, match="no test set w; there are v"):
         calibrate_run(tmp_path / "run", "w", "temperature", None)
+
+
+def test_training_questions_are_refused_and_a_folder_of_the_user_keeps_the_file(
+    tiny_folder: Path, image_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    trained = tmp_path / "trained"
+    checkpoint = trained / "checkpoints/step_000001"
+    shutil.copytree(tiny_folder, checkpoint)
+    (checkpoint / "COMPLETE").write_text("{}")
+    image = str(image_folder / "0.png")
+    shown = [
+        Question(id=f"q{i}", text="t", choices=("a", "b", "c"), answer_index=0, images=(image,))
+        for i in range(2)
+    ]
+    write_folder([*shown, dataclasses.replace(shown[0], id="o", text="other")], tmp_path / "data")
+    config = TrainConfig()
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, train=str(tmp_path / "data")))
+    (trained / "config.json").write_text(json.dumps(to_json(config)))
+    evaluation(tmp_path / "new", model=str(trained), digest=model_digest(checkpoint))
+    made = calibrate_run(tmp_path / "new", None, "temperature", None)
+    assert made.written == (tmp_path / "new/calibration.json", checkpoint / "calibration.json")
+    assert stored_calibration(str(trained)) == made.calibration
+    evaluation(tmp_path / "seen", model=str(trained), image=image_digest((image,)))
+    assert main(["calibrate", str(tmp_path / "seen")]) == 2
+    assert "400 of 400 questions are training questions" in capfd.readouterr().err
 
 
 def test_the_pass_reads_what_the_model_says(tiny_folder: Path, image_folder: Path, tmp_path: Path) -> None:

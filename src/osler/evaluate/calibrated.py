@@ -72,7 +72,7 @@ class Calibration:
 
     def misfit(self, identity: Mapping[str, Any]) -> str:
         """Why it says nothing about answers with this `Header.identity`; "" where it fits."""
-        for key in sorted(self.identity.keys() | identity.keys()):
+        for key in self.identity | identity:
             ours, theirs = self.identity.get(key), identity.get(key)
             if key not in _NOT_COMPARED and ours != theirs:
                 name = key.removeprefix("settings.").replace("_", " ")
@@ -92,7 +92,8 @@ def fit_calibration(
     """Fit on validation answers, and choose the threshold for a wanted risk on the same.
 
     One or two parameters on hundreds of answers leave the threshold's guarantee all but untouched. Raises
-    BadInput for too few answers, an unknown method, a risk outside 0 to 1, or answers all right or all wrong.
+    BadInput for too few answers, an unknown method, a risk outside 0 to 1, answers all right or all wrong, or
+    probabilities that say nothing about them.
     """
     if method not in METHODS:
         raise BadInput(f"--method {method}: known are {', '.join(METHODS)}")
@@ -111,6 +112,11 @@ def fit_calibration(
     temperature = platt = None
     if method == "platt":
         platt = fit_platt(log_odds(stated.logprobs_mK, stated.stated), hits)
+        if platt.slope <= 0:
+            raise BadInput(
+                f"{data}: the surer the model, the less often it is right (slope {platt.slope:.3g}); its "
+                "probabilities cannot be made a confidence"
+            )
     else:
         temperature = fit_temperature(stated.logprobs_mK, stated.answers)
         if temperature > 0.99 * TEMPERATURES[1]:
