@@ -72,7 +72,7 @@ class Calibration:
 
     def misfit(self, identity: Mapping[str, Any]) -> str:
         """Why it says nothing about answers with this `Header.identity`; "" where it fits."""
-        for key in self.identity | identity:
+        for key in {**self.identity, **identity}:
             ours, theirs = self.identity.get(key), identity.get(key)
             if key not in _NOT_COMPARED and ours != theirs:
                 name = key.removeprefix("settings.").replace("_", " ")
