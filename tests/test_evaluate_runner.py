@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ import pytest
 from PIL import Image
 
 from osler.errors import BadInput
+from osler.evaluate.batches import next_batch
 from osler.evaluate.predictions import read_predictions
 from osler.evaluate.replies import EngineModel
 from osler.evaluate.runner import Ask, answer_all, choose_questions, evaluate
-from osler.prompts import TEMPLATES, Template
+from osler.evaluate.variants import rotate_choices
+from osler.prompts import TEMPLATES, Template, get_template
 from osler.records import Completion, Modality, Outcome, Question, QuestionType
 from osler.rollout.sampling import Sampling
 
@@ -316,3 +319,59 @@ def test_variants_take_turns_and_each_goes_on_from_its_own_file(
     shutil.move(tmp_path / "half/predictions/mri.jsonl", tmp_path / "whole/predictions/mri.jsonl")
     with pytest.raises(BadInput, match=r"settings\.variant"):
         answer_all(EngineModel(None), asks(FakeEngine()), **how)
+
+
+def test_asks_of_one_way_share_their_batches_and_go_on_from_their_own_files(
+    questions: list[Question], tmp_path: Path
+) -> None:
+    """Two rotations and an ask under another template, killed and resumed from different places."""
+
+    def asks(out: Path) -> list[Ask]:
+        turned = [[rotate_choices(q, by) for q in part] for by, part in ((1, questions), (2, questions[:6]))]
+        how: list[dict[str, Any]] = [
+            {"questions": turned[0], "template": THINK},
+            {"questions": questions[:4], "template": get_template("think_after")},
+            {"questions": turned[1], "template": THINK},
+        ]
+        return [
+            Ask(name="mri", sampling=Sampling(), out_dir=out / str(n), settings={"variant": str(n)}, **one)
+            for n, one in enumerate(how)
+        ]
+
+    how: dict[str, Any] = {"model": "m", "model_digest": "d", "batch_size": 4}
+    apart = tmp_path / "apart"
+    expected = [answer_all(EngineModel(None, FakeEngine()), [ask], **how)[0] for ask in asks(apart)]
+    together, whole = tmp_path / "together", FakeEngine()
+    assert answer_all(EngineModel(None, whole), asks(together), **how) == expected
+    assert whole.asked[:8] == ["q0", "q0", "q1", "q1", "q0", "q1", "q2", "q3"]
+    killed = tmp_path / "killed"
+    with pytest.raises(KeyboardInterrupt):
+        answer_all(EngineModel(None, FakeEngine(die_after=12)), asks(killed), **how)
+    answer_all(EngineModel(None, FakeEngine()), asks(tmp_path / "ahead")[2:], **how)
+    shutil.copytree(tmp_path / "ahead" / "2", killed / "2", dirs_exist_ok=True)
+    resumed = FakeEngine()
+    assert answer_all(EngineModel(None, resumed), asks(killed), **how) == expected
+    assert resumed.asked == [f"q{n}" for n in range(4, 10)]
+    for out in (together, killed):
+        for n in range(3):
+            path = f"{n}/predictions/mri.jsonl"
+            assert (out / path).read_bytes() == (apart / path).read_bytes()
+
+
+def test_next_batch_by_hand(questions: list[Question]) -> None:
+    def take(parts: list[Sequence[Question]], count: int) -> list[list[str]]:
+        waiting, batches = [deque(part) for part in parts], []
+        while batch := next_batch(waiting, count):
+            batches.append([f"{n}{q.id}" for n, q in batch])
+        return batches
+
+    q = questions
+    assert take([q[:3]], 2) == [["0q0", "0q1"], ["0q2"]]
+    assert take([q[:2], q[:2]], 3) == [["0q0", "1q0"], ["0q1", "1q1"]]
+    # A subset, and a file that is further on.
+    assert take([q[1:3], q[:3]], 8) == [["1q0", "0q1", "1q1", "0q2", "1q2"]]
+    # More variants than a batch holds.
+    assert take([q[:1]] * 3, 2) == [["0q0", "1q0"], ["2q0"]]
+    # Ids in which they differ hold nobody up.
+    assert take([[q[0], q[2]], [q[1], q[2]]], 9) == [["0q0", "1q1", "0q2", "1q2"]]
+    assert take([[], []], 4) == []

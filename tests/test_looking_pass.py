@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 import torch
 
+import osler.evaluate.replies as replies_module
+import osler.evaluate.runner as runner_module
 import osler.policy.features as features_module
+import osler.policy.trunks as trunks_module
 from osler.cli import main
 from osler.data.folder import write_folder
 from osler.data.views import Blank, Noise
@@ -93,6 +96,45 @@ def test_every_variant_is_a_predictions_file_and_resumes(
     fewer = ask(tiny_folder, data, tmp_path / "other", ablate=("swapped-image",), limit=6)
     more = ask(tiny_folder, data, tmp_path / "other", ablate=("swapped-image",))
     assert (fewer.findings[0].values.n, more.findings[0].values.n) == (6, 8)
+
+
+def test_variants_asked_together_give_the_files_of_variants_asked_one_by_one(
+    tiny_folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the run is killed in the middle and goes on."""
+
+    def files(out: Path) -> dict[str, bytes]:
+        return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.glob("**/predictions/*.jsonl"))}
+
+    how: dict[str, Any] = {"scorer": "osler", "max_completion_tokens": 6, "rotate": True, "ablate": ALL}
+    how["batch_size"] = 8
+    sizes: list[int] = []
+    die_at = [0]
+    real = replies_module.replies_to
+
+    def counted(policy: Any, asked: Sequence[Question], *rest: Any) -> Any:
+        sizes.append(len(asked))
+        if len(sizes) == die_at[0]:
+            raise KeyboardInterrupt
+        return real(policy, asked, *rest)
+
+    monkeypatch.setattr(replies_module, "replies_to", counted)
+    monkeypatch.setattr(trunks_module, "SAVED_TOKENS", 1)
+    ask(tiny_folder, data, tmp_path / "together", **how)
+    assert max(sizes) == 8, "a batch is as large as ever"
+    calls, expected = len(sizes), files(tmp_path / "together")
+    for die_at[0] in (3, calls - 1):
+        sizes.clear()
+        out = tmp_path / f"killed-{die_at[0]}"
+        with pytest.raises(KeyboardInterrupt):
+            ask(tiny_folder, data, out, **how)
+        die_at[0] = 0
+        ask(tiny_folder, data, out, **how)
+        assert files(out) == expected
+    monkeypatch.setattr(trunks_module, "SAVED_TOKENS", 10**9)
+    monkeypatch.setattr(runner_module, "_asked_together", lambda files, _: [[file] for file in files])
+    ask(tiny_folder, data, tmp_path / "apart", **how)
+    assert files(tmp_path / "apart") == expected
 
 
 def test_on_the_command_line(

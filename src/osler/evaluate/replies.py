@@ -60,7 +60,10 @@ class AnsweringModel(Protocol):
 
 @dataclass(frozen=True)
 class EngineModel:
-    """A policy of ours: all questions of a call are completed together."""
+    """A policy of ours: all questions of a call are completed together, and answered in their order.
+
+    Variants of a question, which have its id, may stand side by side.
+    """
 
     policy: Any
     complete: Complete = engine_complete
@@ -72,15 +75,11 @@ class EngineModel:
     def replies(
         self, questions: Sequence[Question], template: Template, sampling: Sampling, scorer: str
     ) -> Iterator[Sequence[tuple[Question, Reply]]]:
-        failed = unreadable(questions)
-        readable = [q for q in questions if q.id not in failed]
-        if readable:
-            how = (template, sampling, self.complete, scorer, self.letters)
-            found = replies_to(self.policy, readable, *how)
-        else:
-            found = []
-        replies = failed | {q.id: reply for q, reply in zip(readable, found, strict=True)}
-        yield [(q, replies[q.id]) for q in questions]
+        failed = [unreadable([q]).get(q.id) for q in questions]
+        readable = [q for q, failure in zip(questions, failed, strict=True) if failure is None]
+        how = (template, sampling, self.complete, scorer, self.letters)
+        found = iter(replies_to(self.policy, readable, *how) if readable else ())
+        yield [(q, failure or next(found)) for q, failure in zip(questions, failed, strict=True)]
 
 
 def unreadable(questions: Sequence[Question]) -> dict[str, Reply]:

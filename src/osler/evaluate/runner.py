@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import os
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -19,6 +19,7 @@ from osler.data.images import image_digest
 from osler.data.permutation import draw_key
 from osler.data.views import View
 from osler.errors import BadInput
+from osler.evaluate.batches import next_batch
 from osler.evaluate.predictions import Header, PredictionWriter, question_digest, read_predictions
 from osler.evaluate.replies import AnsweringModel, Complete, EngineModel, Reply, read_again
 from osler.evaluate.scoring import DEFAULT_SCORER, READERS, scored_name
@@ -118,6 +119,11 @@ class Ask:
     view: View | None = None  # what is shown instead of each image
     letters: bool = False  # compare the choices' letters too, whatever the scorer reads
 
+    @property
+    def way(self) -> tuple[Any, ...]:
+        """Equal where two asks differ in their questions and files alone."""
+        return self.template, self.sampling, self.scorer, self.complete, self.view, self.letters
+
     def asked_of(self, answering: AnsweringModel) -> AnsweringModel:
         """Who answers. Raises BadInput where only a policy of ours could answer in this way."""
         if self.view is not None:
@@ -171,11 +177,15 @@ def answer_all(
     """One answer per question of every ask, in order; `predictions/<name>.jsonl` grows as it goes.
 
     Several asks take turns, a batch each, so that what they share (an image) is met again while it is
-    still at hand. Answers already in a file are kept and not asked again, provided that they came from the
-    same model digest, template and settings and that the question is unchanged. A question whose image
-    cannot be read gives a Prediction with `error`; it is asked again on the next call. A `scorer` other
-    than ours (`osler.evaluate.scoring`) adds its name to the file's, and reads the completions that another
-    scorer's file holds. `progress(done, total)` is called at the start and after every batch, over all asks.
+    still at hand. Those that a policy of ours answers in the same way share their batches, the variants of
+    a question side by side, so that the common beginning of their prompts is computed once; `batch_size` is
+    the number of questions in a batch, whichever ask they belong to.
+
+    Answers already in a file are kept and not asked again, provided that they came from the same model
+    digest, template and settings and that the question is unchanged. A question whose image cannot be read
+    gives a Prediction with `error`; it is asked again on the next call. A `scorer` other than ours
+    (`osler.evaluate.scoring`) adds its name to the file's, and reads the completions that another scorer's
+    file holds. `progress(done, total)` is called at the start and after every batch, over all asks.
     `questions/<name>.jsonl` gets what the pages show of the questions.
 
     Raises BadInput for duplicate ids, for a file that answers other questions or another model, and for
@@ -200,9 +210,10 @@ def answer_all(
             path = ask.out_dir / "predictions" / f"{header.name}.jsonl"
             files.append(_File(ask, header, stack.enter_context(PredictionWriter(path, header, note)), note))
         progress(sum(len(file.done) for file in files), total)
+        together = _asked_together(files, answering)
         while any(file.waiting for file in files):
-            for file in files:
-                for _ in file.answer_some(answering, batch_size):
+            for some in together:
+                for _ in _answer_some(some, answering, batch_size):
                     progress(sum(len(f.done) for f in files), total)
         return [tuple(file.done[q.id] for q in file.ask.questions) for file in files]
 
@@ -224,19 +235,47 @@ class _File:
             note(f"{_told(header)}: {len(again)} completions are read again; the model is not asked")
         writer.append(again)
         self.done.update({p.question_id: p for p, _ in again})
-        self.waiting = [q for q in missing if q.id not in self.done]
+        self.waiting = deque(q for q in missing if q.id not in self.done)
 
-    def answer_some(self, answering: AnsweringModel, count: int) -> Iterator[None]:
-        """Ask the next `count` questions; comes back each time that answers have been written down."""
-        batch, self.waiting = self.waiting[:count], self.waiting[count:]
-        ask = self.ask
-        if not batch:
-            return
-        for some in ask.asked_of(answering).replies(batch, ask.template, ask.sampling, ask.scorer):
-            answers = [(q, _predict(q, reply)) for q, reply in some]
-            self.writer.append((a, question_digest(q, a.image_digest)) for q, a in answers)
-            self.done.update({q.id: a for q, a in answers})
-            yield
+    def write(self, answers: Sequence[tuple[Question, Prediction]]) -> None:
+        self.writer.append((a, question_digest(q, a.image_digest)) for q, a in answers)
+        self.done.update({q.id: a for q, a in answers})
+
+
+def _asked_together(files: Sequence[_File], answering: AnsweringModel) -> list[list[_File]]:
+    """Files whose questions may stand in one batch. Who completes in a way of its own stays alone."""
+    groups: list[list[_File]] = []
+    if not isinstance(answering, EngineModel):
+        return [[file] for file in files]
+    for file in files:
+        for group in groups:
+            if file.ask.complete is None and file.ask.way == group[0].ask.way:
+                group.append(file)
+                break
+        else:
+            groups.append([file])
+    return groups
+
+
+def _answer_some(files: Sequence[_File], answering: AnsweringModel, count: int) -> Iterator[None]:
+    """Ask the next `count` questions; comes back each time that answers have been written down."""
+    batch = next_batch([file.waiting for file in files], count)
+    if not batch:
+        return
+    owners: dict[str, deque[_File]] = defaultdict(deque)  # by question id, in the order asked
+    for which, question in batch:
+        owners[question.id].append(files[which])
+    ask = files[0].ask
+    replies = ask.asked_of(answering).replies(
+        [question for _, question in batch], ask.template, ask.sampling, ask.scorer
+    )
+    for some in replies:
+        answers: dict[_File, list[tuple[Question, Prediction]]] = defaultdict(list)
+        for question, reply in some:
+            answers[owners[question.id].popleft()].append((question, _predict(question, reply)))
+        for file, found in answers.items():
+            file.write(found)
+        yield
 
 
 def _told(header: Header) -> str:

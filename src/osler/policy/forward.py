@@ -10,6 +10,8 @@ tokens, V vocabulary, D hidden size, K key/value heads, E head dimension.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import islice, pairwise
 from typing import Any
 
 import torch
@@ -20,7 +22,7 @@ from osler.policy.cache import KeysValues
 from osler.policy.decoder import mrope_rotation, run_layers
 from osler.policy.features import FeatureCache
 from osler.policy.head import token_logprobs
-from osler.policy.inputs import PromptBatch, to_device
+from osler.policy.inputs import PromptBatch, PromptInputs, to_device
 from osler.policy.logits import LogitsProcessor
 from osler.policy.packing import Packing
 from osler.policy.tower import image_features
@@ -48,12 +50,64 @@ def prompt_embeddings(
 
 
 def prefill(
-    model: Any, batch: PromptBatch, features: FeatureCache | None = None
+    model: Any,
+    batch: PromptBatch,
+    tails_BG: Sequence[Sequence[PromptInputs]] = (),
+    features: FeatureCache | None = None,
 ) -> tuple[Tensor, list[KeysValues]]:
-    """Prompts alone: hidden state of the last position [B, D], and every layer's keys and values."""
+    """Prompts alone: hidden state of each one's last token, and every layer's keys and values.
+
+    `batch` holds the trunks and `tails_BG` what the prompts of each go on with (`osler.policy.trunks`): a
+    trunk is computed once, and the tails against it as completions are against their prompt. A trunk
+    without tails is a prompt. Keys and values are those of whole prompts, one behind the other.
+    """
     kept: list[KeysValues] = []
-    x_SD = prompt_embeddings(model, batch, features)
-    return run_packed(model, x_SD, batch.position_ids_3S, Packing(batch.lengths), kept=kept), kept
+    packing = Packing(batch.lengths, [[len(tail.input_ids) for tail in tails] for tails in tails_BG])
+    flat = [tail for tails in tails_BG for tail in tails]
+    if not flat:
+        x_SD = prompt_embeddings(model, batch, features)
+        return run_packed(model, x_SD, batch.position_ids_3S, packing, kept=kept), kept
+    device = batch.input_ids_S.device
+    ids_M = to_device(torch.cat([tail.input_ids for tail in flat]), device)
+    positions_3M = to_device(torch.cat([tail.position_ids for tail in flat], dim=1), device)
+    x_SD, positions_3S = _with_following(model, batch, ids_M, positions_3M, features)
+    hidden_RD = run_packed(model, x_SD, positions_3S, packing, kept=kept)
+    rows, last = (to_device(torch.tensor(n), device) for n in _rows_of_prompts(packing, tails_BG))
+    for layer, (k_SKE, v_SKE) in enumerate(kept):  # one by one: the packed ones of a layer go at once
+        kept[layer] = k_SKE[rows], v_SKE[rows]
+    return hidden_RD[last], kept
+
+
+def _rows_of_prompts(
+    packing: Packing, tails_BG: Sequence[Sequence[PromptInputs]]
+) -> tuple[list[int], list[int]]:
+    """Packed rows of whole prompts, one behind the other; and each one's last among the rows read."""
+    rows: list[int] = []
+    last: list[int] = []
+    spans = pairwise(packing.completions)
+    for b, ((start, end), tails) in enumerate(zip(pairwise(packing.prompts), tails_BG, strict=True)):
+        if not tails:
+            rows += range(start, end)
+            last.append(b)
+        for first, behind in islice(spans, len(tails)):
+            rows += [*range(start, end), *range(first, behind)]
+            last.append(packing.num_prompts + behind - 1 - packing.prompts[-1])
+    return rows, last
+
+
+def _with_following(
+    model: Any,
+    batch: PromptBatch,
+    ids_M: Tensor,
+    positions_3M: Tensor,
+    features: FeatureCache | None,
+    recompute: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Embeddings [S, D] and positions [3, S] of the batch with text behind it."""
+    x_SD = torch.cat(
+        [prompt_embeddings(model, batch, features, recompute), model.get_input_embeddings()(ids_M)]
+    )
+    return x_SD, torch.cat([batch.position_ids_3S, positions_3M], dim=1)
 
 
 def run_packed(
@@ -144,14 +198,10 @@ class PolicyForward(nn.Module):
             count = packing.completions[n + 1] - packing.completions[n]
             rows.append(ids_NT[n, :count])
             positions.append(batch.next_positions[n // G] + torch.arange(count))
-        x_SD = torch.cat(
-            [
-                prompt_embeddings(self.model, batch, self.features, self.recompute),
-                self.model.get_input_embeddings()(torch.cat(rows)),
-            ]
-        )
         following = torch.cat(positions).to(device).expand(3, -1)
-        positions_3S = torch.cat([batch.position_ids_3S, following], dim=1)
+        x_SD, positions_3S = _with_following(
+            self.model, batch, torch.cat(rows), following, self.features, self.recompute
+        )
         return run_packed(self.model, x_SD, positions_3S, packing, recompute=self.recompute)
 
 

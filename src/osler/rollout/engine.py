@@ -1,7 +1,7 @@
 """The engine: completions for many questions, each prompt computed once and shared by its group.
 
-Rows that finish leave the batch and new prompts take their place. The same engine serves training,
-evaluation and `ask`.
+What neighbouring prompts have in common is computed once too. Rows that finish leave the batch and new
+prompts take their place. The same engine serves training, evaluation and `ask`.
 
 Shapes: B prompts, N rows (live completions), T tokens of a row.
 """
@@ -19,6 +19,7 @@ from osler.policy.decoding import decoding_model
 from osler.policy.forward import prefill
 from osler.policy.inputs import PromptInputs
 from osler.policy.load import Policy
+from osler.policy.trunks import split
 from osler.prompts import Template
 from osler.records import Completion, Question
 from osler.rollout.continuation import extended, opening, with_letters
@@ -189,9 +190,10 @@ def _admit(
     while len(taken) < min(rows.room, len(keys) - first) and num_tokens < PREFILL_TOKENS:
         taken.append(next(prompts))
         num_tokens += len(taken[-1].input_ids)
-    batch = policy.batch(taken)
-    hidden_BD, layers = prefill(policy.model, batch, policy.features)
-    prefilled = Prefilled(hidden_BD, layers, [0, *accumulate(batch.lengths)], batch.next_positions)
+    trunks, tails = split(taken, policy.model.config.image_token_id)
+    hidden_BD, layers = prefill(policy.model, policy.batch(trunks), tails, policy.features)
+    boundaries = [0, *accumulate(len(prompt.input_ids) for prompt in taken)]
+    prefilled = Prefilled(hidden_BD, layers, boundaries, [prompt.next_position for prompt in taken])
     streams = None
     if sampling.temperature > 0:
         streams = _uniforms(keys[first : first + len(taken)], sampling, rows.group_size)
