@@ -158,20 +158,9 @@ def run_evaluation(
     for one in passes:
         one.check(template)
     in_training_run = _holds_training(request.out, how)
-    loaded = load_questions(
-        request.data,
-        images_root=request.images,
-        modality=request.modality,
-        skip_bad=request.skip_bad,
-    ).questions
-    questions = choose_questions(only_these(loaded, request.only), request.limit, per=request.limit_per)
+    questions = _questions(request)
     blind = None if blind is None else without_test_questions(blind, questions, note)
-    opened = open_model(request.model, **_settings(request, how), endpoint=request.endpoint, note=note)
-    if request.scorer not in READERS:
-        opened.needs_policy(f"--scorer {request.scorer}")
-    for one in passes:
-        if one.looks_inside:
-            opened.needs_policy(one.kind)
+    opened = _open(request, how, passes, note)
     sampling = Sampling(
         max_completion_tokens=request.max_completion_tokens or how.max_completion_tokens,
         temperature=request.temperature,
@@ -179,14 +168,10 @@ def run_evaluation(
     )
     test_set = name_of(request.data)
     name = scored_name(test_set, request.scorer)
-    facts: dict[str, Any] = {"data": request.data, "limit": request.limit, "scorer": request.scorer}
-    facts |= {"limit_per": request.limit_per} if request.limit_per is not None else {}
-    facts |= {"only": list(request.only)} if request.only else {}
-    facts["num_questions"] = len(questions)
-    shared = {"model_digest": opened.digest, "template": template.name, **asdict(sampling)}
-    shared |= opened.settings
     if not in_training_run:
-        _write_config(request, opened.checkpoint, shared, name, facts)
+        shared = {"model_digest": opened.digest, "template": template.name, **asdict(sampling)}
+        shared |= opened.settings
+        _write_config(request, opened.checkpoint, shared, name, _facts(request, len(questions)))
         _write_environment(request.out, opened)
     predictions = evaluate(
         opened.answering,
@@ -204,10 +189,7 @@ def run_evaluation(
         progress=progress,
         note=note,
     )
-    if opened.facts is not None:
-        path = request.out / "endpoint" / f"{name}.json"
-        earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        write_json(path, opened.facts(predictions, earlier))
+    _write_served(opened, predictions, request.out / "endpoint" / f"{name}.json")
     summary, baseline = finish(request.out, name, questions, predictions, blind)
     main = MainPass(
         opened=opened,
@@ -224,6 +206,40 @@ def run_evaluation(
         note=note,
     )
     return Evaluation(summary=summary, findings=tuple(run_passes(main, passes)))
+
+
+def _questions(request: Request) -> tuple[Question, ...]:
+    """Those of the data that are asked for."""
+    loaded = load_questions(
+        request.data, images_root=request.images, modality=request.modality, skip_bad=request.skip_bad
+    ).questions
+    return choose_questions(only_these(loaded, request.only), request.limit, per=request.limit_per)
+
+
+def _open(request: Request, how: HowTrained, passes: Sequence[Pass], note: Callable[[str], None]) -> Opened:
+    """The model. Raises BadInput where scorer or passes need a policy of ours and it is none."""
+    opened = open_model(request.model, **_settings(request, how), endpoint=request.endpoint, note=note)
+    if request.scorer not in READERS:
+        opened.needs_policy(f"--scorer {request.scorer}")
+    for one in passes:
+        if one.looks_inside:
+            opened.needs_policy(one.kind)
+    return opened
+
+
+def _facts(request: Request, num_questions: int) -> dict[str, Any]:
+    """What config.json says of one test set."""
+    facts: dict[str, Any] = {"data": request.data, "limit": request.limit, "scorer": request.scorer}
+    facts |= {"limit_per": request.limit_per} if request.limit_per is not None else {}
+    facts |= {"only": list(request.only)} if request.only else {}
+    return facts | {"num_questions": num_questions}
+
+
+def _write_served(opened: Opened, predictions: Sequence[Prediction], path: Path) -> None:
+    """What a server said and took, on top of what earlier calls wrote; nothing for a local model."""
+    if opened.facts is not None:
+        earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        write_json(path, opened.facts(predictions, earlier))
 
 
 def run_passes(main: MainPass, passes: Sequence[Pass]) -> Iterator[Finding]:

@@ -226,10 +226,7 @@ def load_policy(
                 f"model {path}: family {config.model_type} is not supported here; "
                 f"supported: {', '.join(SUPPORTED_FAMILIES)}"
             )
-        tokenizer = AutoTokenizer.from_pretrained(source, **hub)
-        # Nothing here is cut or padded. Left set, each call would unset them, which two threads may not do.
-        tokenizer.backend_tokenizer.no_truncation()
-        tokenizer.backend_tokenizer.no_padding()
+        tokenizer = _load_tokenizer(source, hub)
         processor = AutoImageProcessor.from_pretrained(
             source,
             backend="pil",
@@ -248,6 +245,14 @@ def load_policy(
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model.eval()
     return Policy(model, tokenizer, processor, path, folder, mask_placeholders, precision)
+
+
+def _load_tokenizer(source: str, hub: dict[str, Any]) -> Any:
+    """Nothing is cut or padded. Left set, each call would unset them, which two threads may not do."""
+    tokenizer = AutoTokenizer.from_pretrained(source, **hub)
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
+    return tokenizer
 
 
 def refuse_partial_load(path: str, info: dict[str, Any]) -> None:
