@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from math import log
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,10 @@ from osler.study.recipe import load_study
 from osler.study.store import Store
 
 PER_COLUMN = 60  # questions, two on an image
+CHOICES = ("wart", "xanthoma", "yolk sac", "zoster")  # the first is right, the second is what is wrong
+# What the reasoning says in turn: its own answer, another choice, what it is not, nothing.
+SAID = ("Shows {own}.", "Shows yolk sac.", "It is not zoster, hence {own}.", "Hard to say.")
+SURE, UNSURE = 0.95, 0.5  # every third answer of GRPO is sure
 Accuracy = Callable[[str, str, str], float]  # row, trained on, tested on
 
 
@@ -93,6 +99,22 @@ def _group(step: int, question: str) -> dict:
     return {"step": step, "question_id": question, **shown, "rollouts": [one, one]}
 
 
+def _text(job: Job, i: int, right: bool) -> str:
+    own = CHOICES[0 if right else 1]
+    thought = f"<think>{SAID[i % 4].format(own=own)}</think>" if job.facts["template"] == "think" else ""
+    return f"{thought}<answer>{'A' if right else 'B'}</answer>"
+
+
+def _write_confidence(folder: Path, header: Header, predictions: Sequence[Prediction]) -> None:
+    path = folder / "variants" / "choices" / "predictions" / "phantom-test.jsonl"
+    with PredictionWriter(path, header, print) as writer:
+        for i, p in enumerate(predictions):
+            own = SURE if i % 3 == 0 else UNSURE
+            logprobs = [log((1 - own) / 3)] * 4
+            logprobs[p.extraction.index or 0] = log(own)
+            writer.append([(replace(p, choice_logprobs=tuple(logprobs)), "")])
+
+
 def _write_test(folder: Path, job: Job, accuracy: Accuracy, number: int) -> None:
     rng = np.random.default_rng(number)
     predictions, kinds = [], [QuestionType.DISEASE_DIAGNOSIS, QuestionType.LESION_GRADING]
@@ -102,7 +124,7 @@ def _write_test(folder: Path, job: Job, accuracy: Accuracy, number: int) -> None
             predictions.append(
                 Prediction(
                     question_id=f"{modality.value}{i}",
-                    text="<answer>A</answer>",
+                    text=_text(job, i, right),
                     extraction=Extraction(0 if right else 1, "exact"),
                     outcome=Outcome.CORRECT if right else Outcome.WRONG,
                     answer_index=0,
@@ -115,11 +137,18 @@ def _write_test(folder: Path, job: Job, accuracy: Accuracy, number: int) -> None
                 )
             )
     header = Header(
-        name="phantom-test", data="d", model="m", model_digest="0", template="think", prompt_digest="1"
+        name="phantom-test",
+        data="d",
+        model="m",
+        model_digest="0",
+        template=job.facts["template"],
+        prompt_digest="1",
     )
     blind = BlindBaseline(source="drawn", correct={p.question_id: rng.random() < 0.3 for p in predictions})
     with PredictionWriter(folder / "predictions" / "phantom-test.jsonl", header, print) as writer:
         writer.append((p, f"digest of {p.question_id}") for p in predictions)
+    if job.facts["template"] == "think" and job.facts["row"].startswith("grpo"):
+        _write_confidence(folder, header, predictions)
     write_summary(folder, summarize(predictions, header, blind))
     (folder / "config.json").write_text('{"kind": "evaluate"}')
     (folder / "environment.json").write_text("{}")
@@ -129,7 +158,7 @@ def _write_test(folder: Path, job: Job, accuracy: Accuracy, number: int) -> None
     )
     (folder / "questions").mkdir()
     rows = [
-        {"id": p.question_id, "text": f"<b>What is {p.question_id}?", "choices": list("wxyz"), "images": []}
+        {"id": p.question_id, "text": f"<b>What is {p.question_id}?", "choices": list(CHOICES), "images": []}
         for p in predictions
     ]
     (folder / "questions" / "phantom-test.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))

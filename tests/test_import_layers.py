@@ -45,11 +45,13 @@ LAYERS = {
     "osler.evaluate.compare": 2.5,
     "osler.evaluate.confidence": 2.5,
     "osler.evaluate.confidence_table": 2.6,
+    "osler.evaluate.recorded_confidence": 2.4,
     "osler.evaluate.calibrated": 2.6,
     "osler.evaluate.compare_table": 2.6,
     "osler.evaluate.thinking.edits": 2.1,  # the pass itself is asked of a model
     "osler.evaluate.thinking.hints": 2.1,
     "osler.evaluate.thinking.reading": 2.2,
+    "osler.evaluate.thinking.kinds": 2.3,
     "osler.evaluate.thinking.records": 2.2,
     "osler.evaluate.thinking.plan": 2.3,
     "osler.evaluate.thinking.rates": 2.5,

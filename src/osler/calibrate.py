@@ -19,9 +19,10 @@ from osler.data.images import image_digest
 from osler.errors import BadInput
 from osler.evaluate.calibrated import Calibration, fit_calibration, write_calibration
 from osler.evaluate.confidence import Reading, read_distribution, stated_answers
-from osler.evaluate.confidence_pass import CHOICES_VARIANT, UNCALIBRATED
+from osler.evaluate.confidence_pass import UNCALIBRATED
 from osler.evaluate.predictions import QuestionText, StoredPredictions, read_predictions, read_questions
 from osler.evaluate.printed import percent, percent_range, printable
+from osler.evaluate.recorded_confidence import CHOICES_VARIANT
 from osler.evaluate.scoring import LETTER_LOGPROB
 from osler.evaluate.trained import how_trained
 from osler.policy.load import checkpoint_folder, model_digest

@@ -25,6 +25,7 @@ from osler.evaluate.confidence import (
 from osler.evaluate.confidence_table import print_confidence
 from osler.evaluate.passes import MainPass, Pass
 from osler.evaluate.predictions import question_digest
+from osler.evaluate.recorded_confidence import CHOICES_VARIANT, SAMPLE_VARIANT
 from osler.evaluate.scoring import DEFAULT_SCORER, LETTER_LOGPROB, READERS
 from osler.evaluate.stats import chance_level
 from osler.evaluate.summary import cluster_of
@@ -34,7 +35,6 @@ from osler.records import Completion, Prediction, Question
 from osler.rollout.engine import complete as engine_complete
 from osler.rollout.sampling import Sampling
 
-CHOICES_VARIANT = "choices"
 UNCALIBRATED = "probability of the letter"
 
 
@@ -158,7 +158,7 @@ def _draw(main: MainPass, num_samples: int, temperature: float) -> list[tuple[Pr
 
     asks = [
         main.variant(
-            f"sample-{index + 1}",
+            SAMPLE_VARIANT.format(index + 1),
             main.questions,
             sampling=sampling,
             scorer=scorer,

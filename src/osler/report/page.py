@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from osler.evaluate.compare import Comparison
+from osler.evaluate.summary import read_findings
 from osler.report.comparison import comparison_sections
 from osler.report.confidence import confidence_sections
 from osler.report.curves import Legend, Level, Panel, training_panels, validation_panel
 from osler.report.examples import cards_for
+from osler.report.gallery import CARDS_PER_KIND, Asked, galleries
 from osler.report.groups import Group, groups_of
 from osler.report.looking import looking_sections
 from osler.report.rendering import render, write_whole
@@ -63,10 +65,10 @@ def write_report(
         progress(f"reading {label}")
         runs.append(read_run(label, path))
     tables = test_sets(runs)
-    galleries = []
+    examples = []
     for table in tables:
         progress(f"examples of {table.name}")
-        galleries.append((table.name, cards_for(table.name, runs, cards)))
+        examples.append((table.name, cards_for(table.name, runs, cards)))
     sections = []
     for number, run in enumerate(runs, start=1):
         progress(f"curves of {run.label}")
@@ -77,7 +79,9 @@ def write_report(
         "overview": overview(runs),
         "test_sets": tables,
         "grid": strip_grid(),
-        "galleries": [(name, found) for name, found in galleries if found],
+        "examples": [(name, found) for name, found in examples if found],
+        "galleries": galleries(list(_reasoning(runs))),
+        "cards_per_kind": CARDS_PER_KIND,
         "sections": sections,
         "comparisons": compared,
         "looking": looking_sections(runs),
@@ -90,7 +94,7 @@ def write_report(
         path=out,
         runs=tuple(run.label for run in runs),
         test_sets=tuple(table.name for table in tables),
-        num_cards=sum(len(c) for _, c in galleries),
+        num_cards=sum(len(c) for _, c in examples),
         num_bytes=out.stat().st_size,
         notes=tuple(f"{run.label}: {note}" for run in runs for note in run.notes),
     )
@@ -114,6 +118,13 @@ def _section(key: str, run: Run) -> _RunSection:
         evaluations=tuple(headers),
         notes=run.notes,
     )
+
+
+def _reasoning(runs: Sequence[Run]) -> Iterator[tuple[str, list[Asked]]]:
+    """The evaluations of every run whose reasoning was not examined: that section has cards of its own."""
+    for run in runs:
+        examined = read_findings(run.path, "thinking")
+        yield run.label, [(run, e) for e in run.evaluations if e.summary.header.name not in examined]
 
 
 def _validation_levels(run: Run) -> dict[str, list[Level]]:

@@ -11,6 +11,7 @@ from osler.evaluate.predictions import QuestionText, read_questions
 from osler.evaluate.printed import NONE, p_value, percent, percent_range, points, points_range
 from osler.report.comparison import DifferenceStrip, difference_grid, difference_reach, difference_strip
 from osler.report.examples import cards_for
+from osler.report.gallery import CARDS_PER_KIND, Asked, galleries
 from osler.report.heat_maps import HeatGroup, heat_group
 from osler.report.page import PageFacts
 from osler.report.rendering import render, write_whole
@@ -70,7 +71,7 @@ def write_study_page(folder: Path, out: Path, title: str = "") -> PageFacts:
     results = read_results(folder)
     runs = {line.name: read_run(line.name, line.folder) for line in _examples(results)}
     sets = dict.fromkeys(line.header.name for line in results.lines)
-    galleries = [(name, cards_for(name, list(runs.values()), CARDS)) for name in sets]
+    examples = [(name, cards_for(name, list(runs.values()), CARDS)) for name in sets]
     values = {
         "title": title or results.study.title,
         "study": results.study,
@@ -88,17 +89,19 @@ def write_study_page(folder: Path, out: Path, title: str = "") -> PageFacts:
         "curves": study_curves(results),
         "forests": list(_forests(results)),
         "traces": _traces(results),
-        "galleries": [(name, cards) for name, cards in galleries if cards],
+        "galleries": galleries(list(_reasoning(results))),
+        "cards_per_kind": CARDS_PER_KIND,
+        "examples": [(name, cards) for name, cards in examples if cards],
         "recipe": flatten(asdict(results.study)),
         "jobs": _jobs(results),
     }
-    written = write_whole(render("study.html.j2", ("style.css", "study.css"), values), out)
+    written = write_whole(render("study.html.j2", ("style.css", "study.css", "thinking.css"), values), out)
     notes = [f"{len(results.unfinished)} of {len(results.jobs)} jobs are not done"] * bool(results.unfinished)
     return PageFacts(
         path=written,
         runs=tuple(line.name for line in results.lines),
         test_sets=tuple(sets),
-        num_cards=sum(len(cards) for _, cards in galleries),
+        num_cards=sum(len(cards) for _, cards in examples),
         num_bytes=written.stat().st_size,
         notes=tuple(notes),
     )
@@ -288,6 +291,13 @@ def _traces(results: StudyResults) -> tuple[str, tuple] | None:
         if line.training is not None and (found := traces_of(line.training.folder)):
             return line.name, found
     return None
+
+
+def _reasoning(results: StudyResults) -> Iterator[tuple[str, list[Asked]]]:
+    """Every kind of model, what it was trained on and the seeds together."""
+    for row, spec in results.study.chosen_rows.items():
+        runs = [read_run(line.name, line.folder) for line in lines_of(results, row)]
+        yield spec.label, [(run, evaluated) for run in runs for evaluated in run.evaluations]
 
 
 def _jobs(results: StudyResults) -> list[tuple[str, str, str, str]]:

@@ -61,16 +61,31 @@ def find_trace(text: str, template: Template) -> Trace | None:
     spans = [] if prefix is None else thinking_spans(prefix)
     if prefix is None or len(spans) != 1:
         return None
-    start, end = spans[0]
-    opened = _OPENING_TAG.match(prefix, start)
-    closed = _CLOSING_TAG.search(prefix, start, end)
-    if closed is None:
-        return None
+    body = _inside_tags(prefix, *spans[0])
+    return None if body is None else Trace(prefix[: body[0]], prefix[slice(*body)], prefix[body[1] :])
+
+
+def reasoning_in(text: str) -> str | None:
+    """The reasoning of a completion without its tags, be it before or behind the answer.
+
+    None where there is none, more than one piece, or one that says nothing or never ends.
+
+    >>> reasoning_in("<answer>B</answer><think>Shows gas.</think>")
+    'Shows gas.'
+    """
+    spans = thinking_spans(text)
+    body = _inside_tags(text, *spans[0]) if len(spans) == 1 else None
+    return None if body is None else text[slice(*body)]
+
+
+def _inside_tags(text: str, start: int, end: int) -> tuple[int, int] | None:
+    """The range of what stands between the tags of one piece of reasoning; None where it says nothing."""
+    opened = _OPENING_TAG.match(text, start)
+    closed = _CLOSING_TAG.search(text, start, end)
     begin = start if opened is None else opened.end()
-    body = prefix[begin : closed.start()]
-    if not any(sign.isalnum() for sign in body):
+    if closed is None or not any(sign.isalnum() for sign in text[begin : closed.start()]):
         return None
-    return Trace(prefix[:begin], body, prefix[closed.start() :])
+    return begin, closed.start()
 
 
 def first_share(body: str, share: float) -> str:
