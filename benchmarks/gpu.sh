@@ -3,11 +3,12 @@
 #
 #   benchmarks/gpu.sh [--wheels DIR] [--out DIR] [ROWS ...]
 #
-# ROWS: equality update-g8 update-g4 update-nothink rollout step-think step-nothink memory, or single rows;
-# none means all. Each of these groups is sized for less than ten minutes on an H200. A row whose result lies in DIR
-# (runs/fast_path_gpu) is not measured again, so an interrupted command is simply given again. Uses torch
-# (2.11 or newer) and transformers (5.17 or newer) as $PYTHON (python3) has them, and no network. --wheels
-# names a folder with what TRL needs and the machine lacks, e.g. from
+# ROWS: equality update-g8 update-g4 update-nothink rollout step-think step-nothink memory machines, or single
+# rows; none means all. `machines` trains with the keys that docs/hardware.md names for 12, 24 and 32 GB, held to
+# that much memory; the others stand beside TRL. Each group is sized for less than ten minutes on an H200. A row
+# whose result lies in DIR (runs/fast_path_gpu) is not measured again, so an interrupted command is simply given
+# again. Uses torch (2.11 or newer) and transformers (5.17 or newer) as $PYTHON (python3) has them, and no
+# network. --wheels names a folder with what TRL needs and the machine lacks, e.g. from
 #   pip download --no-deps --dest DIR trl==1.16.0 datasets==5.2.0 dill==0.4.1 multiprocess==0.70.19
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -21,7 +22,7 @@ while (($#)); do
     case $1 in
         --wheels) wheels=${2:?--wheels needs a folder}; shift 2 ;;
         --out) out=${2:?--out needs a folder}; shift 2 ;;
-        -h | --help) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit ;;
+        -h | --help) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit ;;
         *) rows+=("$1"); shift ;;
     esac
 done

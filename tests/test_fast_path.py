@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,15 +17,19 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import scaling
 from benchmarks.fast_path import __main__ as command_line
-from benchmarks.fast_path import learning, memory, osler_side, results, vllm_rollout
+from benchmarks.fast_path import learning, machines, memory, osler_side, results, vllm_rollout
 from benchmarks.fast_path.case import Case, gradients, make_case
 from benchmarks.fast_path.equality import relative_difference
 from benchmarks.fast_path.floor import shape_of, useful_flops
+from benchmarks.fast_path.measure import measure
 from benchmarks.fast_path.models import ASK
 from benchmarks.fast_path.rows import GROUPS, ROWS, SCALES, Row, Scale, rows_of
 from benchmarks.fast_path.timing import Seconds, median, take_turns
+from osler import doctor
+from osler.costs.memory import predict_memory
 from osler.costs.seconds import decode_bytes
 from osler.costs.shape import ModelShape, TowerShape
+from osler.costs.workload import workload
 
 ROOT = Path(__file__).resolve().parents[1]
 SCALE = Scale("cpu", questions=2, precision="fp32", hidden=64, layers=1, repeats=1)
@@ -130,6 +136,72 @@ def test_the_floor_counts_what_is_computed_and_what_is_left_out(
     shape = shape_of(case)
     left_out = 2 * (prompt - 1) * (shape.layer_matrix_parameters - 2 * shape.width * shape.keys)
     assert flops.loss == found + SCALE.questions * (left_out + attention)
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card's training in this process (one of its own takes seconds), and ceilings as given."""
+    ceilings = {"flops_per_second_fp32": 1e12, "bytes_per_second": 1e10, "seconds_per_call": 1e-6}
+    monkeypatch.setattr(doctor, "measure", lambda device: ceilings)
+
+    def here(spec: str, folder: Path) -> dict[str, Any]:
+        given = json.loads(spec)
+        found = machines.train_within(Row(**given["row"]), Scale(**given["scale"]), folder)
+        return dict(json.loads(json.dumps(found)))
+
+    monkeypatch.setattr(machines, "in_own_process", here)
+
+
+def machine(gigabytes: int, way: str) -> Row:
+    return replace(ROW, work="machine", gigabytes=gigabytes, way=way)
+
+
+@pytest.mark.parametrize("row", [r for r in ROWS if r.work == "machine"], ids=lambda row: row.name)
+def test_a_machine_trains_as_the_page_recommends(row: Row, case: Case, alone: None) -> None:
+    small = machine(row.gigabytes, row.way)
+    found = measure(small, SCALE, case.folder)
+    assert f"`{found['keys'][-1]}`" in (ROOT / "docs" / "hardware.md").read_text(encoding="utf-8")
+    assert found["out_of_memory"] == "" and found["seconds"] > 0 and found["seconds_predicted"] > 0
+    assert found["limit_bytes"] == row.gigabytes * 10**9 - 2**30
+    assert results.verdicts(found["ratios"], {"card": 1.0}) == {"card": True}
+    config = osler_side.config_of(case, mask_placeholders=True, keys=found["keys"])
+    assert (config.model.lora_rank > 0) == ("LoRA" in row.way)
+    assert (config.grpo.kl_coef > 0) == ("KL on" in row.way)
+    shape = shape_of(case)
+    load = workload(config, shape.tower, image_pixels=ROW.image_tokens * 784, text_tokens=SCALE.text_tokens)
+    assert load.work.prompt_tokens == ROW.image_tokens + SCALE.text_tokens
+    assert found["peak_bytes_predicted"] == predict_memory(config, shape, load).peak
+    assert not (case.folder / "run").exists()  # its checkpoint has served
+    shown = results.table([{"row": asdict(small), **found}])
+    assert f"| {row.gigabytes} GB | {row.way} | yes |" in shown and "TRL" not in shown
+
+
+def test_a_card_that_runs_out_is_a_result(case: Case, alone: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_much(self: Any, step: int, clock: Any) -> None:
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nand more")
+        finally:
+            raise RuntimeError("a capture could not be ended")
+
+    monkeypatch.setattr("osler.train.grpo.trainer.GrpoMethod.fill_gradients", too_much)
+    found = measure(machine(24, "full, KL off"), SCALE, case.folder)
+    assert found["out_of_memory"] == "CUDA out of memory. Tried to allocate 2 GiB."
+    assert results.verdicts(found["ratios"], {"card": 1.0}) == {"card": False}
+    assert machines.out_of_memory(RuntimeError("another")) == ""
+    with pytest.raises(ValueError, match="predicted not to fit 12 GB"):
+        machines.recommended(machine(12, "full, KL on"))
+
+
+def test_a_process_is_held_to_the_cards_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares: list[float] = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", shares.append)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=40 * 10**9)
+    )
+    cuda = torch.device("cuda")
+    assert machines.hold_to(10 * 10**9, cuda) == 10 * 10**9
+    assert machines.hold_to(80 * 10**9, cuda) == 40 * 10**9
+    assert shares == [0.25, 1.0]
 
 
 def test_sides_take_turns_and_each_begins_in_its_turn() -> None:

@@ -151,6 +151,17 @@ def test_full_checkpoint_loads_every_weight_back(
         assert torch.equal(held[renamed], value), name
 
 
+def test_writing_a_checkpoint_copies_no_moments() -> None:
+    """On a GPU that is full of weights, gradients and moments there is no room for them twice."""
+    weight = torch.nn.Parameter(torch.ones(3, 4))
+    optimizer = torch.optim.AdamW([weight])
+    weight.sum().backward()
+    optimizer.step()
+    written = checkpoints._optimizer_tensors(optimizer, {"w": weight})
+    for kind in ("exp_avg", "exp_avg_sq"):
+        assert written[f"{kind}|w"].data_ptr() == optimizer.state[weight][kind].data_ptr()
+
+
 def test_a_checkpoint_with_a_missing_key_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_folder, tmp_path / "broken")
     from safetensors.torch import save_file

@@ -2,9 +2,9 @@
 
     python -m benchmarks.fast_path [ROWS ...] [--out DIR] [--device cpu|cuda] [--repeats N]
 
-ROWS are groups (update-g8, update-g4, update-nothink, rollout, step-think, step-nothink, memory) or single
-rows; none means all. A row whose result lies in DIR already is not measured again. Run from the
-repository's root, in the environment that `make bench` builds.
+ROWS are groups (update-g8, update-g4, update-nothink, rollout, step-think, step-nothink, memory, and on CUDA
+equality and machines) or single rows; none means all. A row whose result lies in DIR already is not measured
+again. Run from the repository's root, in the environment that `make bench` builds.
 """
 
 from __future__ import annotations

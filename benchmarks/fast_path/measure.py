@@ -13,6 +13,7 @@ from benchmarks.fast_path import osler_side
 from benchmarks.fast_path.case import Case, make_case
 from benchmarks.fast_path.equality import compare_updates
 from benchmarks.fast_path.floor import shape_of, useful_flops
+from benchmarks.fast_path.machines import measure_machine
 from benchmarks.fast_path.memory import measure_memory
 from benchmarks.fast_path.rows import Row, Scale
 from benchmarks.fast_path.timing import Seconds, clock_of, median, take_turns, timed
@@ -51,6 +52,7 @@ def measure(row: Row, scale: Scale, folder: Path) -> dict[str, Any]:
         "step": _step,
         "memory": measure_memory,
         "equality": _equality,
+        "machine": measure_machine,
     }[row.work](row, scale, folder)
 
 

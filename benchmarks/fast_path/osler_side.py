@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,14 +25,15 @@ from osler.train.clock import Clock, timeline_of
 from osler.train.grpo.advantage import group_advantages
 from osler.train.grpo.buffer import PendingGroup, pending_to_json
 from osler.train.grpo.trainer import GrpoMethod
-from osler.train.loop import Learner, build_learner, frozen_copy
+from osler.train.loop import Learner, build_learner
+from osler.train.run import reference_model
 
 REWARD = "benchmarks.full_size:even_tokens"  # random weights earn it, and it varies within a group
 NO_TOKEN = -1
 
 
-def config_of(case: Case, mask_placeholders: bool) -> TrainConfig:
-    """The recipe of MedVLM-R1 at the row's sizes; everything else as the recipe has it."""
+def config_of(case: Case, mask_placeholders: bool, keys: Sequence[str] = ()) -> TrainConfig:
+    """The recipe of MedVLM-R1 at the row's sizes and with `keys`; everything else as the recipe has it."""
     row, scale = case.row, case.scale
     overrides = {
         "model.path": f'"{case.checkpoint}"',
@@ -47,7 +48,7 @@ def config_of(case: Case, mask_placeholders: bool) -> TrainConfig:
         "grpo.kl_coef": KL_COEF,
         "rewards": f'{{"{REWARD}" = 1.0}}',
     }
-    return load_config("medvlm_r1_mri", [f"{key}={value}" for key, value in overrides.items()])
+    return load_config("medvlm_r1_mri", [*(f"{key}={value}" for key, value in overrides.items()), *keys])
 
 
 @dataclass
@@ -117,13 +118,13 @@ class OslerSide:
         return self.method.forward(batch, ids, mask)[0].flatten(0, 1)
 
 
-def build(case: Case, mask_placeholders: bool = False) -> OslerSide:
+def build(case: Case, mask_placeholders: bool = False, keys: Sequence[str] = ()) -> OslerSide:
     """The product as `osler grpo` builds it, on random weights."""
-    config = config_of(case, mask_placeholders)
+    config = config_of(case, mask_placeholders, keys)
     world = World(0, 1, torch.device(case.scale.device))
     learner = build_learner(config, case.folder, world, None)
     learner.policy.model.generation_config.eos_token_id = NO_TOKEN
-    reference = frozen_copy(learner.policy)
+    reference = reference_model(config, case.folder, learner, world, None)
     rubric = build_rubric(config.rewards)
     return OslerSide(
         case, learner, GrpoMethod(config, world, learner, case.questions, ASK, rubric, reference)

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.fast_path import machines
 from benchmarks.fast_path.rows import ROWS
 
 PACKAGES = ("osler", "torch", "transformers", "trl", "accelerate", "datasets", "torchvision", "numpy")
@@ -75,8 +76,11 @@ def read_all(out: Path) -> list[dict[str, Any]]:
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """Markdown: a line per row."""
-    return "\n".join([HEAD, "|---" * (HEAD.count("|") - 1) + "|", *(_line(r) for r in results)])
+    """Markdown: a line per row; machines, which have no opponent, in a table of their own."""
+    alone = [r for r in results if r["row"].get("work") == "machine"]
+    duels = [r for r in results if r not in alone]
+    lines = [HEAD, "|---" * (HEAD.count("|") - 1) + "|", *map(_line, duels)] if duels else []
+    return "\n".join(lines + ([""] if duels and alone else []) + ([machines.table(alone)] if alone else []))
 
 
 def _line(result: dict[str, Any]) -> str:

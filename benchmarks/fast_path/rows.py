@@ -14,15 +14,22 @@ class Row:
 
     name: str
     rows: str  # the group that one command runs
-    work: str  # update, rollout, step, memory, or equality (no timing)
+    work: str  # update, rollout, step, memory, equality (no timing), or machine (no opponent)
     group_size: int
     image_tokens: int
     completion_tokens: int
     bars: Mapping[str, Mapping[str, float]]
+    gigabytes: int = 0  # of a machine: the card's size, and the way of training (benchmarks/hardware.py)
+    way: str = ""
 
 
 def _trl(cpu: float, cuda: float) -> dict[str, dict[str, float]]:
     return {"cpu": {"trl": cpu}, "cuda": {"trl": cuda}}
+
+
+def _machine(gigabytes: int, way: str) -> Row:
+    name = f"machine-{gigabytes}"
+    return Row(name, "machines", "machine", 8, 512, 150, {"cuda": {"card": 1.0}}, gigabytes, way)
 
 
 ROLLOUT_CUDA = {"trl": 6.0, "static": 1.5}
@@ -38,6 +45,9 @@ ROWS = (
     Row("step-g8-512-think", "step-think", "step", 8, 512, 150, _trl(4.5, 4.5)),
     Row("step-g8-512-nothink", "step-nothink", "step", 8, 512, 10, _trl(6.0, 5.5)),
     Row("memory-g8-512", "memory", "memory", 8, 512, 150, _trl(3.0, 3.0)),
+    _machine(12, "LoRA, KL on"),
+    _machine(24, "full, KL off"),
+    _machine(32, "full, KL on"),
 )
 GROUPS = tuple(dict.fromkeys(row.rows for row in ROWS))
 

@@ -11,7 +11,7 @@ import torch
 MATMUL_SIDES = {"cpu": (256, 512, 1024, 2048), "cuda": (4096, 8192)}
 LONGEST_PRODUCT = 4  # a side whose one product would take this many times `seconds_per_side` is left out
 PRODUCTS_PER_LOOK = {"cpu": 1, "cuda": 20}  # between two looks at the clock
-COPY_BYTES = {"cpu": 2**28, "cuda": 2**32}
+COPY_BYTES = {"cpu": 2**28, "cuda": 2**30}
 COPIES = 5
 CALLS = 1000
 

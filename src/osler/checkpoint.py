@@ -136,7 +136,7 @@ def _optimizer_tensors(
     tensors: dict[str, Tensor] = {}
     for name, parameter in named_parameters.items():
         for kind, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{kind}|{name}"] = value.detach().clone().contiguous()
+            tensors[f"{kind}|{name}"] = value.detach().contiguous()
     return tensors
 
 

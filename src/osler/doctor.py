@@ -71,7 +71,7 @@ def examine(recipe: str | None, overrides: Sequence[str] = ()) -> dict[str, Any]
         report["recipe"] = recipe
         shape = shape_of(config)
         if shape is not None:
-            report["predicted"] = predict(config, shape, _ceilings_of(config, ceilings), device)
+            report["predicted"] = predict(config, shape, ceilings_of(config, ceilings), device)
     report["checks"] = [asdict(check) for check in checks]
     fits = report.get("predicted", {}).get("fits", True)
     return {"ok": all(check.ok for check in checks) and fits, **report}
@@ -181,7 +181,7 @@ def measure(device: torch.device) -> dict[str, float]:
     return found
 
 
-def _ceilings_of(config: TrainConfig, found: Mapping[str, float]) -> Ceilings:
+def ceilings_of(config: TrainConfig, found: Mapping[str, float]) -> Ceilings:
     """Where bf16 was not measured (a CPU), its products are taken to run at the rate of fp32."""
     fp32 = found["flops_per_second_fp32"]
     bf16 = found.get("flops_per_second_bf16", fp32)

@@ -109,14 +109,14 @@ def train_on(
         method: GrpoMethod | SftMethod
         if config.method == "grpo":
             rubric = build_rubric(config.rewards)
-            reference = _reference(config, out, learner, world, resumed)
+            reference = reference_model(config, out, learner, world, resumed)
             method = GrpoMethod(config, world, learner, questions, template, rubric, reference)
         else:
             method = SftMethod(config, world, learner, examples_at, num_sft_steps)
         return TrainingLoop(config, out, world, learner, method, template, validation, resumed).train()
 
 
-def _reference(
+def reference_model(
     config: TrainConfig, out: Path, learner: Learner, world: World, resumed: checkpoints.Restored | None
 ) -> Any:
     """The frozen start of training: a copy of it, loaded afresh where the run goes on from later weights."""
