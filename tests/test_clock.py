@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,21 @@ import pytest
 import torch
 
 from osler.config import TrainConfig
-from osler.costs.flops import GroupWork, Scheme, rollout_flops, update_flops
+from osler.costs.flops import GroupWork, Scheme, StepFlops, rollout_flops, tower_flops, update_flops
 from osler.costs.shape import model_shape
 from osler.optim import RoundingAdamW
 from osler.peak_memory import held_bytes, peak_bytes, reset_peak
+from osler.policy import features
 from osler.policy.forward import PolicyForward
+from osler.policy.inputs import ImageInputs
 from osler.policy.load import Policy, load_policy
 from osler.rewards import Rubric
 from osler.tracking import JsonLines
 from osler.train import loop as loops
 from osler.train.clock import Clock, HostTimeline
 from osler.train.grpo.trainer import GrpoMethod
+from osler.train.sft import SftMethod
+from osler.train.useful import UsefulFlops
 from training_case import config, run
 
 
@@ -221,6 +226,65 @@ def test_utilisation_is_that_of_what_really_ran(
         extra = len(works) * PROMPT
         assert step["time/other"] == extra
         assert step["throughput/mfu"] == pytest.approx(flops / (step["time/step"] * 1e6))
+
+
+@pytest.mark.parametrize("method", ["grpo", "sft"])
+def test_a_frozen_tower_counts_where_images_walk_it(
+    hand: Hand,
+    method: str,
+    tiny_folder: Path,
+    image_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Four images in three passes over six questions: walks are counted at the tower's own door."""
+    monkeypatch.setattr(loops, "product_ceiling", lambda *_: 1e6)
+    walks: list[list[int]] = []
+    walk = features.image_features
+
+    def watched(tower: Any, pixels: torch.Tensor, grids: Sequence[tuple[int, int, int]]) -> torch.Tensor:
+        walks[-1] += [math.prod(grid) for grid in grids]
+        return walk(tower, pixels, grids)
+
+    monkeypatch.setattr(features, "image_features", watched)
+    seen: list[list[float]] = []
+
+    def note(name: str, flops_of: Callable[..., StepFlops]) -> None:
+        add = getattr(UsefulFlops, name)
+
+        def noted(self: UsefulFlops, works: Iterable[GroupWork]) -> None:
+            works = list(works)
+            bare = [replace(work, image_patches=()) for work in works]
+            seen[-1] += [flops_of(self.shape, work, Scheme.of(cfg)).useful for work in bare]
+            add(self, works)
+
+        monkeypatch.setattr(UsefulFlops, name, noted)
+
+    note("add_rollout", rollout_flops)
+    note("add_update", update_flops)
+    kind: Any = GrpoMethod if method == "grpo" else SftMethod
+    fill = kind.fill_gradients
+
+    def beside_a_validation(self: Any, step: int, clock: Clock) -> Any:
+        pixels = torch.zeros(16, self.useful.shape.tower.patch_values)
+        walks.append([])
+        self.learner.policy.features.features([ImageInputs(f"stray {step}", pixels, (1, 4, 4))])
+        walks[-1].clear()
+        seen.append([])
+        return fill(self, step, clock)
+
+    monkeypatch.setattr(kind, "fill_gradients", beside_a_validation)
+    cfg = config(
+        str(tiny_folder), method=method, template="nothink", model={"freeze_vision_tower": True},
+        grpo={"epochs": 3.0}, sft={"batch_size": 2, "epochs": 3.0},
+    )  # fmt: skip
+    steps = steps_of(cfg, tmp_path / "run", image_folder)
+    shape = model_shape(load_policy(str(tiny_folder)).model.config.to_dict())
+    assert len(steps) == len(walks) == 9
+    assert sum(map(len, walks[:3])) == 4 and not any(walks[3:])
+    for step, patches, others in zip(steps, walks, seen, strict=True):
+        tower = sum(sum(tower_flops(shape.tower, n)) for n in patches)
+        assert step["throughput/mfu"] == pytest.approx((tower + sum(others)) / (step["time/step"] * 1e6))
 
 
 def test_the_peak_is_that_of_the_stretch() -> None:

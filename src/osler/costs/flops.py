@@ -5,6 +5,9 @@ token once, the head only where a completion token is predicted, causal attentio
 A multiplication and an addition are two operations. Only matrix products count: norms, rotations, softmax
 and moving data are left out, as is usual for model FLOP utilisation (PaLM, arXiv 2204.02311, appendix B).
 What is computed a second time to save memory is kept apart in `recompute` and is not useful.
+
+Of a frozen tower a rollout counts one pass over its images, as in a step whose images are all new. A run
+counts the walks themselves (`train/useful.py`).
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ class FeatureCache:
     def __init__(self, tower: Any, limit: int = FEATURE_CACHE_BYTES) -> None:
         self.tower = tower
         self.held: BoundedCache[Tensor] = BoundedCache(limit, lambda features: features.nbytes)
+        self.walked: list[int] = []  # patches of every image that walked the tower, in order
         self._weights = _identity(tower)
 
     def features(self, images: Sequence[ImageInputs]) -> list[Tensor]:
@@ -51,6 +52,7 @@ class FeatureCache:
 
     @torch.no_grad()
     def _walk(self, image: ImageInputs) -> Tensor:
+        self.walked.append(len(image.pixel_values))
         pixels_XC = to_device(image.pixel_values, self.tower.patch_embed.proj.weight.device)
         return image_features(self.tower, pixels_XC, [image.grid_thw]).cpu()
 

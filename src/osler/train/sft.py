@@ -81,6 +81,7 @@ class SftMethod:
     def fill_gradients(self, step: int, clock: Clock) -> StepReport:
         """Mean negative log-likelihood over the completion tokens of the whole step."""
         world = self.world
+        self.useful.start()
         with clock.part("data"):
             mine = self.ahead.take(step)
             counts = world.gather((len(mine), sum(len(ids) for _, ids in mine)))
@@ -103,7 +104,7 @@ class SftMethod:
             },
             question_visits=num_examples,
             tokens=num_tokens,
-            useful_flops=sum(world.gather(self.useful.take())),
+            useful_flops=sum(world.gather(self.useful.of_step())),
         )
 
     def _microbatches(

@@ -102,6 +102,7 @@ class GrpoMethod:
 
     def fill_gradients(self, step: int, clock: Clock) -> StepReport:
         planned = self.plan[step]
+        self.useful.start()
         if planned.rollout != self.buffer_rollout:
             self._roll_out(planned.rollout, clock)
         mine = [p for p in self.buffer if p.slot == planned.slot]
@@ -292,7 +293,7 @@ class GrpoMethod:
             metrics={**group_metrics(stats), **total.metrics()},
             question_visits=len(stats),
             tokens=sum(s.tokens for s in stats),
-            useful_flops=sum(self.world.gather(self.useful.take())),
+            useful_flops=sum(self.world.gather(self.useful.of_step())),
             rollouts=records,
         )
 
