@@ -1,12 +1,12 @@
 """Attention of spans of a packed sequence, forward and backward, with the log-sum-exp that merges parts.
 
-Three implementations of the same two functions: PyTorch's flash kernel for CPUs, span by span; its
-variable-length flash kernel for CUDA in bf16 and fp16, all spans in one call; and plain matrix products
-for the rest, against which the other two are tested. A backward takes output and log-sum-exp of all parts
-together, and adds the share of its own part to the gradients.
+Three implementations of the same two functions: PyTorch's flash kernel for CPUs, neighbouring spans of one
+size in one call; its variable-length flash kernel for CUDA in bf16 and fp16, all spans in one call; and plain
+matrix products for the rest, against which the other two are tested. A backward takes output and log-sum-exp
+of all parts together, and adds the share of its own part to the gradients.
 
-Shapes: S query rows, M key rows, n and m those of one span, H query heads, K key/value heads, Q = H / K,
-E head dimension.
+Shapes: S query rows, M key rows, N spans, n and m rows of one span, H query heads, K key/value heads,
+Q = H / K, E head dimension.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import NamedTuple, Protocol
 
 import torch
@@ -39,11 +39,22 @@ class Part:
     def seen(self) -> slice:
         return slice(self.keys[0], self.keys[-1])
 
-    def spans(self) -> Iterator[tuple[slice, slice]]:
-        """Query rows and keys of every span that has query rows."""
-        for (a, b), (c, d) in zip(pairwise(self.queries), pairwise(self.keys), strict=True):
-            if b > a:
-                yield slice(a, b), slice(c, d)
+    def runs(self, together: bool) -> Iterator[tuple[slice, slice, int]]:
+        """Query rows and keys of neighbouring spans of one size, or of each alone, and how many they are.
+
+        Spans without query rows are left out.
+        """
+        spans = list(zip(pairwise(self.queries), pairwise(self.keys), strict=True))
+        alike = [list(run) for _, run in groupby(spans, key=_size)] if together else [[s] for s in spans]
+        for run in alike:
+            ((start, end), (seen, _)), ((_, stop), (_, seen_stop)) = run[0], run[-1]
+            if end > start:
+                yield slice(start, stop), slice(seen, seen_stop), len(run)
+
+
+def _size(span: tuple[tuple[int, int], tuple[int, int]]) -> tuple[int, int]:
+    (a, b), (c, d) = span
+    return b - a, d - c
 
 
 class Tensors(NamedTuple):
@@ -87,45 +98,49 @@ def biased_cpu_attention(
     )
 
 
-def _heads(x_nHE: Tensor, sharing: int) -> Tensor:
-    """[n, H, E] -> [K, Q, n, E], a view: query heads by the keys they share."""
-    n, H, E = x_nHE.shape
-    return x_nHE.view(n, H // sharing, sharing, E).permute(1, 2, 0, 3)
+def _heads(x_SHE: Tensor, sharing: int = 1, count: int = 1) -> Tensor:
+    """[N n, H, E] -> [N, H, n, E] where heads share no keys, else, of one span, [K, Q, n, E]; a view."""
+    S, H, E = x_SHE.shape
+    if sharing == 1:
+        return x_SHE.view(count, S // count, H, E).transpose(1, 2)
+    return x_SHE.view(S, H // sharing, sharing, E).permute(1, 2, 0, 3)
 
 
-def _shared(x_mKE: Tensor, sharing: int) -> Tensor:
-    """[m, K, E] -> [K, Q, m, E], a view that repeats without copying."""
-    m, K, E = x_mKE.shape
-    return x_mKE.view(m, K, 1, E).permute(1, 2, 0, 3).expand(K, sharing, m, E)
+def _shared(x_MKE: Tensor, sharing: int, count: int) -> Tensor:
+    """[N m, K, E] -> [N, H, m, E] or [K, Q, m, E], a view that repeats without copying."""
+    if sharing == 1:
+        return _heads(x_MKE, 1, count)
+    return x_MKE.transpose(0, 1)[:, None].expand(-1, sharing, -1, -1)
 
 
 class Spanwise:
-    """Kernels that take one span at a time, heads first."""
+    """Kernels that take spans of one size, heads first."""
 
     def forward(self, x: Tensors, part: Part, scale: float) -> tuple[Tensor, Tensor]:
         out = torch.empty_like(x.q[part.rows], memory_format=torch.contiguous_format)
         lse = torch.empty(out.shape[:2], dtype=_score_dtype(out), device=out.device)
-        for rows, seen in part.spans():
+        sharing = _sharing(x)
+        for rows, seen, count in part.runs(together=sharing == 1):
             here = slice(rows.start - part.rows.start, rows.stop - part.rows.start)
-            span, sharing = _span(x, rows, seen)
-            span_out, span_lse = self.span_forward(span, part.causal, scale)
-            _heads(out[here], sharing).copy_(span_out)
-            _heads(lse[here, :, None], sharing)[..., 0].copy_(span_lse)
+            span_out, span_lse = self.span_forward(_spans(x, rows, seen, sharing, count), part.causal, scale)
+            _heads(out[here], sharing, count).copy_(span_out)
+            _heads(lse[here, :, None], sharing, count)[..., 0].copy_(span_lse)
         return out, lse
 
     def backward(
         self, grads: Tensors, grad_out: Tensor, x: Tensors, out: Tensor, lse: Tensor, part: Part, scale: float
     ) -> None:
-        for rows, seen in part.spans():
-            span, sharing = _span(x, rows, seen)
-            go, o, l1 = (_heads(t[rows], sharing) for t in (grad_out, out, lse[..., None]))
-            added = self.span_backward(span, go, o, l1[..., 0], part.causal, scale)
-            _heads(grads.q[rows], sharing).add_(added.q)
-            grads.k[seen] += added.k.sum(1).transpose(0, 1)
-            grads.v[seen] += added.v.sum(1).transpose(0, 1)
+        sharing = _sharing(x)
+        for rows, seen, count in part.runs(together=sharing == 1):
+            spans = _spans(x, rows, seen, sharing, count)
+            go, o, l1 = (_heads(t[rows], sharing, count) for t in (grad_out, out, lse[..., None]))
+            added = self.span_backward(spans, go, o, l1[..., 0], part.causal, scale)
+            _heads(grads.q[rows], sharing, count).add_(added.q)
+            for grad, more in ((grads.k, added.k), (grads.v, added.v)):
+                _heads(grad[seen], count=count).add_(more if sharing == 1 else more.sum(1))
 
     def span_forward(self, x: Tensors, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
-        """[K, Q, n or m, E] each -> output [K, Q, n, E] and log-sum-exp [K, Q, n]."""
+        """[N, H, n or m, E] each -> output [N, H, n, E] and log-sum-exp [N, H, n]; or K for N and Q for H."""
         raise NotImplementedError
 
     def span_backward(
@@ -134,10 +149,13 @@ class Spanwise:
         raise NotImplementedError
 
 
-def _span(x: Tensors, rows: slice, seen: slice) -> tuple[Tensors, int]:
-    sharing = x.q.shape[1] // x.k.shape[1]
-    span = Tensors(_heads(x.q[rows], sharing), _shared(x.k[seen], sharing), _shared(x.v[seen], sharing))
-    return span, sharing
+def _sharing(x: Tensors) -> int:
+    return x.q.shape[1] // x.k.shape[1]
+
+
+def _spans(x: Tensors, rows: slice, seen: slice, sharing: int, count: int) -> Tensors:
+    q, k, v = x.q[rows], x.k[seen], x.v[seen]
+    return Tensors(_heads(q, sharing, count), _shared(k, sharing, count), _shared(v, sharing, count))
 
 
 class CpuFlash(Spanwise):
