@@ -58,7 +58,7 @@ def kill_holder(lock: Path) -> bool:
     if not text or (lock.parent / "done.json").exists():
         return False
     try:
-        os.killpg(int(text), signal.SIGKILL)
+        os.killpg(int(text.split()[0]), signal.SIGKILL)
     except ProcessLookupError:
         return False
     return True

@@ -6,16 +6,16 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from osler.cli import main
 from osler.config import load_config
 from osler.errors import BadInput
 from osler.study import inputs as study_inputs
@@ -33,9 +33,9 @@ from osler.study.local import Devices, LocalLauncher
 from osler.study.plan import Plan, models_of, plan
 from osler.study.predict import estimates, makespan
 from osler.study.recipe import STUDY_DIR, StudyRecipe, load_study, study_from_json, study_names
-from osler.study.run import run_jobs
-from osler.study.store import Store, read_plan
-from study_jobs import fake_jobs
+from osler.study.run import Ended, run_jobs
+from osler.study.store import Held, Store, read_plan
+from study_jobs import WHOLE, fake_jobs, paths, steps
 
 MODELS = {"phantom-base": "0" * 64, "Qwen/Qwen2-VL-2B-Instruct": "1" * 64}
 PHANTOMS = [name for name in study_names() if name.startswith("phantom_")]
@@ -295,21 +295,22 @@ def test_times_come_from_like_jobs_once_there_are_any(tmp_path: Path) -> None:
 class Fake:
     """A launcher whose jobs end at once: with their result, or with an exit code of their own."""
 
-    slots = 2
+    slots, device = 2, "cpu"
 
     def __init__(self, fail: Sequence[str] = ()) -> None:
         self.started: list[str] = []
-        self.fail, self.ended = fail, {}
+        self.fail: Sequence[str] = fail
+        self.ended: dict[str, Ended] = {}
 
-    def start(self, job: Job, arguments: Sequence[str], log: Path, lock_fd: int) -> int:
+    def start(self, job: Job, arguments: Sequence[str], store: Store, held: Held) -> str:
         self.started.append(job.name)
-        log.write_text("".join(f"line {i}\n" for i in range(30)))
+        store.log(job).write_text("".join(f"line {i}\n" for i in range(30)))
         if job.name not in self.fail:
             Path(arguments[1]).mkdir(parents=True)
-        self.ended[job.name] = 3 if job.name in self.fail else 0
-        return os.getpid()
+        self.ended[job.name] = Ended(3 if job.name in self.fail else 0, 1.0)
+        return f"started {job.name}"
 
-    def poll(self) -> dict[str, int]:
+    def poll(self, say: Callable[[str], None]) -> dict[str, Ended]:
         ended, self.ended = self.ended, {}
         return ended
 
@@ -376,7 +377,7 @@ def test_a_lock_is_waited_for_and_dies_with_its_process(tmp_path: Path) -> None:
     store, job = Store(tmp_path), fake_jobs()[0]
     program = (
         "import sys, time\nfrom pathlib import Path\n"
-        "from osler.study.store import Store\nfrom study_jobs import fake_jobs\n"
+        "from osler.study.store import Store\nfrom study_jobs import WHOLE, fake_jobs, paths, steps\n"
         "held = Store(Path(sys.argv[1])).hold(fake_jobs()[0]); print('held', flush=True); time.sleep(60)\n"
     )
     holder = subprocess.Popen(
@@ -391,23 +392,6 @@ def test_a_lock_is_waited_for_and_dies_with_its_process(tmp_path: Path) -> None:
 
     assert len(run_jobs(fake_jobs(), store, Fake(), never, killed).done) == 4
     holder.wait()
-
-
-def paths() -> dict[str, str]:
-    folder = Path(__file__).parent
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(folder.parent / "src")])}
-
-
-def steps(study: Path) -> dict[str, list[str]]:
-    store = Store(study)
-    found = {}
-    for job in fake_jobs():
-        path = store.result(job) / "steps"
-        found[job.name] = path.read_text().splitlines() if path.exists() else []
-    return found
-
-
-WHOLE = {name: [f"{name} {i}" for i in range(10)] for name in ("first", "left", "right", "last")}
 
 
 def start_study(study: Path) -> subprocess.Popen[bytes]:
@@ -447,17 +431,20 @@ def test_a_signal_stops_the_children_too(tmp_path: Path, number: int, code: int)
 
 def test_jobs_share_the_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = "import os, sys; print(os.environ.get('CUDA_VISIBLE_DEVICES'), os.environ.get('OMP_NUM_THREADS'))"
-    monkeypatch.setattr("osler.study.local._program", lambda job: [sys.executable, "-c", seen])
+    monkeypatch.setattr("osler.study.local.program", lambda job: ["-c", seen])
     monkeypatch.setenv("OMP_NUM_THREADS", "9")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
     def environments(devices: Devices, workers: int) -> list[str]:
-        launcher = LocalLauncher(devices, workers)
+        launcher, store = LocalLauncher(devices, workers), Store(tmp_path)
         for job in fake_jobs()[: launcher.slots]:
-            launcher.start(job, [], tmp_path / f"{job.name}.log", os.open(os.devnull, os.O_RDONLY))
+            held = store.hold(job)
+            assert held is not None
+            launcher.start(job, [], store, held)
+            held.release()
         while launcher._running:
-            launcher.poll()
-        logs = [tmp_path / f"{job.name}.log" for job in fake_jobs()[: launcher.slots]]
+            launcher.poll(print)
+        logs = [store.log(job) for job in fake_jobs()[: launcher.slots]]
         texts = [log.read_text().strip() for log in logs]
         for log in logs:
             log.unlink()
@@ -478,3 +465,12 @@ def test_a_folder_that_is_no_study_is_named(tmp_path: Path) -> None:
 def test_models_of_a_study_are_those_that_it_starts_from() -> None:
     assert set(models_of(load_study("phantom_medvlm_r1_table"))) == {"phantom-base"}
     assert (STUDY_DIR / "medvlm_r1_table.toml").is_file()
+
+
+def test_without_ray_the_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("osler.study.ray_launcher.find_spec", lambda name: None)
+    assert main(["study", "phantom_mini", "--out", str(tmp_path), "--launcher", "ray"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "pip install 'osler[ray]'" in said

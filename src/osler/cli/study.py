@@ -16,7 +16,9 @@ def study(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a shipped study, or a TOML file.")],
     out: Annotated[Path, typer.Option(help="Folder for data, runs and report; the same one to go on.")],
     overrides: Overrides = None,
-    launcher: Annotated[str, typer.Option(help="local: processes of this machine.")] = "local",
+    launcher: Annotated[
+        str, typer.Option(help="local: processes of this machine; ray: a Ray cluster.")
+    ] = "local",
     workers: Annotated[int, typer.Option(help="Jobs at a time; 0: one per GPU, else one per core.")] = 0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the jobs and how long they will take; run nothing.")

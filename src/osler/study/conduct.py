@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +19,13 @@ from osler.study.inputs import read_inputs
 from osler.study.local import Devices, LocalLauncher
 from osler.study.plan import Plan, models_of, plan
 from osler.study.predict import Estimate, estimates, makespan
+from osler.study.ray_launcher import connected, require_ray
 from osler.study.recipe import load_study
 from osler.study.results import StudyResults, read_results, results_to_json
 from osler.study.run import Launcher, Progress, run_jobs
 from osler.study.store import Failure, Store, done_jobs
 
-LAUNCHERS = ("local",)
+LAUNCHERS = ("local", "ray")
 REPORT_FILE = "report.html"
 _INPUTS_FILE = "inputs.json"
 
@@ -95,22 +96,23 @@ def conduct(request: Request, note: Callable[[str], None] = lambda text: None) -
         raise BadInput(f"--launcher {request.launcher}: is one of {', '.join(LAUNCHERS)}")
     if request.workers < 0:
         raise BadInput(f"--workers {request.workers}: must be 0 or more")
+    if request.launcher == "ray":
+        require_ray()  # before minutes of reading images
     out = request.out.resolve()
     study = load_study(request.recipe, request.overrides)
     planned = plan(study, read_inputs(study, models_of(study), out / _INPUTS_FILE))
     store = Store(out)
-    devices = Devices.of_this_machine()
     for value in planned.untrained:
         note(f"{value}: no training question; its rows stay empty")
     for value in planned.untested:
         note(f"{value}: no test question; its column stays empty")
-    launcher = LocalLauncher(devices, request.workers)
-    common: dict[str, Any] = {"plan": planned, "store": store, "device": devices.kind}
-    common["slots"] = launcher.slots
-    if request.dry_run:
-        return Conducted(**common)
-    store.write_plan(planned.to_json())
-    ended = _run(planned, store, launcher, Conducted(**common).seconds_left())
+    with _launcher(request, planned.jobs) as launcher:
+        common: dict[str, Any] = {"plan": planned, "store": store, "device": launcher.device}
+        common["slots"] = launcher.slots
+        if request.dry_run:
+            return Conducted(**common)
+        store.write_plan(planned.to_json())
+        ended = _run(planned, store, launcher, Conducted(**common).seconds_left())
     results = read_results(out)
     return Conducted(
         **common,
@@ -120,6 +122,15 @@ def conduct(request: Request, note: Callable[[str], None] = lambda text: None) -
         results=results,
         report=_write_page(out, note) if results.lines else None,
     )
+
+
+@contextmanager
+def _launcher(request: Request, jobs: Sequence[Job]) -> Iterator[Launcher]:
+    if request.launcher == "ray":
+        with connected(jobs, request.workers) as launcher:
+            yield launcher
+    else:
+        yield LocalLauncher(Devices.of_this_machine(), request.workers)
 
 
 def _write_page(out: Path, note: Callable[[str], None]) -> Path:

@@ -54,9 +54,14 @@ def key_of(kind: str, depends_on: Mapping[str, Any], parents: Sequence[Job]) -> 
         "parents": sorted(parent.key for parent in parents),
         "osler": __version__,
         "results": RESULTS_VERSION,
-        "versions": {name: version(name) for name in _VERSIONS[kind]},
+        "versions": versions(kind),
     }
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def versions(kind: str) -> dict[str, str]:
+    """Of the libraries that compute a job of this kind, as they are installed here."""
+    return {name: version(name) for name in _VERSIONS[kind]}
 
 
 def in_order(jobs: Sequence[Job]) -> tuple[Job, ...]:

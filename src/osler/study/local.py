@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from osler.study.graph import Job
+from osler.study.run import Ended
+from osler.study.store import Held, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,53 +38,68 @@ class Devices:
         return self.gpus or self.cores
 
 
+@dataclass(frozen=True, slots=True)
+class _Running:
+    process: subprocess.Popen[bytes]
+    gpu: int | None
+    started: float
+    in_one_piece: bool
+
+
 class LocalLauncher:
     """At most `workers` processes at a time; by default one per GPU, else one per core with one thread."""
 
     def __init__(self, devices: Devices, workers: int = 0) -> None:
         self.devices = devices
+        self.device = devices.kind
         self.slots = workers or devices.slots
-        self._running: dict[str, tuple[subprocess.Popen[bytes], Job, int | None]] = {}
+        self._running: dict[str, _Running] = {}
 
-    def start(self, job: Job, arguments: Sequence[str], log: Path, lock_fd: int) -> int:
-        """Start `osler arguments`; it keeps the lock, should this process die. Returns its process id."""
+    def start(self, job: Job, arguments: Sequence[str], store: Store, held: Held) -> str:
+        """Start `osler arguments`; it keeps the lock, should this process die."""
         gpu = self._least_used_gpu() if self.devices.gpus and job.processes == 1 else None
-        with log.open("ab") as stream:
+        in_one_piece = not store.has_begun(job)
+        with store.log(job).open("ab") as stream:
             process = subprocess.Popen(
-                [*_program(job), *arguments],
+                [sys.executable, *program(job), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 # A session of its own: Ctrl-C reaches the study alone, which then asks each job once.
                 start_new_session=True,
-                pass_fds=(lock_fd,),
+                pass_fds=(held.fd,),
                 env=self._environment(gpu),
             )
-        self._running[job.name] = (process, job, gpu)
-        return process.pid
+        held.say_who(process.pid)
+        self._running[job.name] = _Running(process, gpu, time.monotonic(), in_one_piece)
+        return f"started {job.name}"
 
-    def poll(self) -> dict[str, int]:
-        """Exit codes of the jobs that ended since the last call."""
-        ended = {name: code for name, (p, _, _) in self._running.items() if (code := p.poll()) is not None}
-        for name in ended:
-            del self._running[name]
+    def poll(self, say: Callable[[str], None]) -> dict[str, Ended]:
+        """The jobs that ended since the last call."""
+        ended = {}
+        for name, one in list(self._running.items()):
+            if (code := one.process.poll()) is not None:
+                del self._running[name]
+                seconds = time.monotonic() - one.started
+                ended[name] = Ended(code, seconds if one.in_one_piece else None)
         return ended
 
     def stop(self) -> None:
         """Ask every job to save and leave, and wait until all have; a second signal kills them."""
-        for process, _, _ in self._running.values():
+        processes = [one.process for one in self._running.values()]
+        for process in processes:
             _signal(process, signal.SIGTERM)
         try:
-            for process, _, _ in self._running.values():
+            for process in processes:
                 process.wait()
         except KeyboardInterrupt:
-            for process, _, _ in self._running.values():
+            for process in processes:
                 _signal(process, signal.SIGKILL)
-            for process, _, _ in self._running.values():
+            for process in processes:
                 process.wait()
 
     def _least_used_gpu(self) -> int:
-        used = Counter(gpu for _, _, gpu in self._running.values())
+        used = Counter(one.gpu for one in self._running.values())
         return min(range(self.devices.gpus), key=lambda gpu: (used[gpu], gpu))
 
     def _environment(self, gpu: int | None) -> dict[str, str]:
@@ -97,11 +114,12 @@ class LocalLauncher:
         return environment
 
 
-def _program(job: Job) -> list[str]:
+def program(job: Job) -> list[str]:
+    """What Python is given, before the job's own arguments."""
     if job.processes == 1:
-        return [sys.executable, "-m", "osler"]
+        return ["-m", "osler"]
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={job.processes}"]
-    return [sys.executable, *torchrun, "-m", "osler"]
+    return [*torchrun, "-m", "osler"]
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 from osler.study.graph import Job, command_line, descendants
@@ -15,14 +14,29 @@ from osler.study.store import Failure, Held, Store
 POLL_SECONDS = 0.1
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a job ended."""
+
+    exit_code: int
+    seconds: float | None  # None where it did not run in one piece
+    reason: str = ""  # of a job that failed without a word of its command
+
+
 class Launcher(Protocol):
-    """Starts commands somewhere and says when they ended."""
+    """Starts commands somewhere and says when they ended.
 
-    slots: int
+    `start` is given the job's lock: it hands it to the command, or lets go where the command takes its own.
+    It returns what to tell about the start. `poll` gives the jobs that ended since the last call. `stop` asks
+    all to save and leave, and returns when they have; the next `poll` says how.
+    """
 
-    def start(self, job: Job, arguments: Sequence[str], log: Path, lock_fd: int) -> int: ...
+    device: str  # "cuda" or "cpu"
+    slots: int  # processes at a time
 
-    def poll(self) -> dict[str, int]: ...
+    def start(self, job: Job, arguments: Sequence[str], store: Store, held: Held) -> str: ...
+
+    def poll(self, say: Callable[[str], None]) -> dict[str, Ended]: ...
 
     def stop(self) -> None: ...
 
@@ -43,8 +57,6 @@ class Progress:
 class _Running:
     job: Job
     held: Held
-    started: float
-    in_one_piece: bool
 
 
 class Signals(Protocol):
@@ -96,8 +108,8 @@ class _Scheduler:
 
     def step(self) -> bool:
         """Take note of what ended, start what can start; False where nothing is left to do."""
-        for name, code in self.launcher.poll().items():
-            self._ended(name, code)
+        for name, ended in self.launcher.poll(self._say).items():
+            self._ended(name, ended)
         for job in list(self.waiting):
             if set(job.parents) <= set(self.progress.done) and self._has_room(job):
                 self._begin(job)
@@ -108,10 +120,10 @@ class _Scheduler:
         if self.running:
             self._say(f"stopping {len(self.running)} jobs; what they reached is kept")
         self.launcher.stop()
-        for name, code in self.launcher.poll().items():
+        for name, ended in self.launcher.poll(self._say).items():
             one = self.running.pop(name)
-            if code == 0:
-                self.store.mark_done(one.job, None)
+            if ended.exit_code == 0:
+                self.store.mark_done(one.job, ended.seconds)
                 self.progress.done.append(name)
             one.held.release()
 
@@ -127,29 +139,28 @@ class _Scheduler:
                 self._say(f"{job.name}: process {self.store.holder(job)} still works on it; waiting for that")
             return
         self.waiting.remove(job)
-        # A data set appears complete or not at all: the command had ended, and only the mark is missing.
-        if self.store.is_done(job) or (job.kind == "data" and self.store.has_begun(job)):
-            self._finish(job, held, None)
+        if self.store.lacks_only_the_mark(job):
+            self._finish(job, held, self.store.measured_seconds(job))
             return
-        in_one_piece = not self.store.has_begun(job)
         arguments = command_line(job, self.by_name, self.store.root)
-        pid = self.launcher.start(job, arguments, self.store.log(job), held.fd)
-        held.say_who(pid)
-        self.running[job.name] = _Running(job, held, time.monotonic(), in_one_piece)
-        self._say(f"started {job.name}")
+        said = self.launcher.start(job, arguments, self.store, held)
+        self.running[job.name] = _Running(job, held)
+        self._say(said)
 
-    def _ended(self, name: str, code: int) -> None:
+    def _ended(self, name: str, ended: Ended) -> None:
         one = self.running.pop(name)
-        if code == 0:
-            seconds = time.monotonic() - one.started
-            self._finish(one.job, one.held, seconds if one.in_one_piece else None)
+        if ended.exit_code == 0:
+            self._finish(one.job, one.held, ended.seconds)
             return
-        self.progress.failed[name] = self.store.mark_failed(one.job, code)
+        if ended.reason:
+            with self.store.log(one.job).open("a", encoding="utf-8") as log:
+                log.write(f"{ended.reason}\n")
+        self.progress.failed[name] = self.store.mark_failed(one.job, ended.exit_code)
         one.held.release()
         dropped = descendants(self.jobs, name)
         self.waiting = [job for job in self.waiting if job.name not in dropped]
         self.progress.blocked |= {job: name for job in dropped if job not in self.progress.blocked}
-        self._say(f"FAILED {name}, exit code {code}; log: {self.store.log(one.job)}")
+        self._say(f"FAILED {name}, exit code {ended.exit_code}; log: {self.store.log(one.job)}")
         for line in self.progress.failed[name].tail:
             self._say(f"    {line}")
 

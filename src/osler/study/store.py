@@ -9,7 +9,8 @@
 
 A lock is an advisory lock on an open file. It is the process's, not the file's: where the process dies,
 however it dies, the lock is gone, so none can be left behind. A job's own process inherits it and keeps it
-should the study be killed, and the next start waits for that process instead of working beside it.
+should the study be killed, and the next start waits for that process instead of working beside it. On a
+cluster it is taken where the job runs (`study/keeper.py`), on a file system that all nodes share.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import socket
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -41,19 +43,22 @@ class Failure:
     tail: tuple[str, ...]  # last lines of its log
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Held:
-    """A lock that is held; closing it, or dying, lets go."""
+    """A lock that is held; releasing it, or dying, lets go."""
 
     fd: int
 
     def say_who(self, pid: int) -> None:
         """Note in the file which process works on the job, for whoever finds the lock held."""
         os.ftruncate(self.fd, 0)
-        os.pwrite(self.fd, f"{pid}\n".encode(), 0)
+        os.pwrite(self.fd, f"{pid} on {socket.gethostname()}\n".encode(), 0)
 
     def release(self) -> None:
-        os.close(self.fd)
+        """Let go; nothing happens where that was done before."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
 
 class Store:
@@ -78,6 +83,10 @@ class Store:
         """Whether a complete result of exactly this job is there."""
         values = read_object(self.place(job) / "done.json")
         return values is not None and values.get("key") == job.key and self.result(job).exists()
+
+    def lacks_only_the_mark(self, job: Job) -> bool:
+        """Whether there is nothing to run: a data set appears complete or not at all."""
+        return self.is_done(job) or (job.kind == "data" and self.has_begun(job))
 
     def failure(self, job: Job) -> Failure | None:
         values = read_object(self.place(job) / "failed.json")
