@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from packaging.specifiers import SpecifierSet
+from rich.console import Console
 
-from osler import doctor
+from osler import doctor, trial
 from osler.cli import main
 from osler.config import TrainConfig, load_config
 from osler.costs.flops import Scheme, update_flops
@@ -18,6 +21,9 @@ from osler.costs.memory import predict_memory
 from osler.costs.seconds import OPTIMIZER_PASSES, PRODUCT_SHARE, Ceilings, predict_seconds
 from osler.costs.shape import QWEN2_VL_2B
 from osler.costs.workload import workload
+from osler.data.folder import write_folder
+from osler.tracking import JsonLines
+from training_case import questions
 
 MEASURED = {"flops_per_second_fp32": 1e12, "bytes_per_second": 1e10, "seconds_per_call": 1e-6}
 CPU = torch.device("cpu")
@@ -98,6 +104,64 @@ def test_a_training_that_fits_is_not_warned_about() -> None:
     config = load_config("phantom_medvlm_r1_mri")
     shape = doctor.shape_of(config)
     assert shape is not None and doctor.memory_warning(config, shape, CPU) == ""
+
+
+def test_a_trial_leaves_out_its_first_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[TrainConfig] = []
+    folders: list[Path] = []
+
+    def train(config: TrainConfig, run: Path) -> None:
+        log = JsonLines(run / "metrics.jsonl")
+        for step in range(config.grpo.max_steps):
+            rollout = {"time/rollout": 100.0} if step % 4 == 0 else {}
+            log.append({"step": step, **rollout, "time/loss": 10.0**step, "reward/total": 1.0})
+        given.append(config)
+        folders.append(run)
+
+    monkeypatch.setattr(trial, "train", train)
+    config = load_config("phantom_medvlm_r1_mri", ["grpo.steps_per_rollout=2", "grpo.updates_per_rollout=2"])
+    assert trial.trial_steps(config) == 8 and trial.trial_steps(load_config("sft_phantom")) == 2
+    config = replace(config, validation=replace(config.validation, every_questions=1))
+    assert trial.trial_seconds(config) == {"time/rollout": 25.0, "time/loss": 11110000.0 / 4}
+    assert given[0].validation.every_questions == 0 and given[0].optim == config.optim
+    assert not folders[0].parent.exists()
+
+
+def test_a_small_model_is_tried_on_its_own_questions(
+    capsys: pytest.CaptureFixture[str], tiny_folder: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    write_folder(questions(image_folder), tmp_path / "data")
+    keys = [
+        f'data.train="{tmp_path / "data"}"', "data.num_questions=0", "data.modality=[]",
+        f'model.path="{tiny_folder}"', "grpo.max_completion_tokens=4", "grpo.group_size=2",
+        "grpo.questions_per_step=2",
+    ]  # fmt: skip
+    code, found = report(capsys, "phantom_medvlm_r1_mri", *keys)
+    tried = found["tried"]
+    assert code == 0 and {"time/data", "time/rollout", "time/reward", "time/loss"} <= tried.keys()
+    parts = [seconds for name, seconds in tried.items() if name != "time/step"]
+    assert tried["time/step"] == pytest.approx(sum(parts)) and min(parts) >= 0
+    assert found["predicted"]["seconds"].keys() < tried.keys()
+    console = Console(record=True, width=100, file=io.StringIO())
+    doctor.print_report(found, console)
+    shown = console.export_text()
+    assert "seconds in a trial" in shown and f"{tried['time/data']:.3g}" in shown
+    # More questions a step than there are: the training would not start, and the doctor says so.
+    code, found = report(capsys, "phantom_medvlm_r1_mri", *keys, "grpo.questions_per_step=7")
+    assert code == 1 and found["tried"] == {} and "only 6 questions" in found["checks"][-1]["found"]
+
+
+def test_what_would_take_long_or_is_not_here_is_not_tried() -> None:
+    config = load_config("phantom_medvlm_r1_mri", ["data.train=somewhere"])
+    here = [doctor.Check("model", "", True), doctor.Check("data", "", True)]
+    predicted = {"fits": True, "seconds": {"time/step": 0.5 * doctor.TRIAL_SECONDS}}
+    assert doctor.worth_a_trial(config, here, predicted, CPU)
+    assert not doctor.worth_a_trial(config, here, {**predicted, "fits": False}, CPU)
+    assert not doctor.worth_a_trial(config, here, predicted, torch.device("cuda"))
+    assert not doctor.worth_a_trial(config, [*here, doctor.Check("data", "", False)], predicted, CPU)
+    assert not doctor.worth_a_trial(load_config("phantom_medvlm_r1_mri"), here, predicted, CPU)
+    slow = {"fits": True, "seconds": {"time/step": 0.6 * doctor.TRIAL_SECONDS}}
+    assert not doctor.worth_a_trial(config, here, slow, CPU)
 
 
 def test_seconds_are_operations_over_the_ceiling_and_its_share() -> None:

@@ -79,6 +79,7 @@ LAYERS = {
     "osler.serve": 7.0,
     "osler.export": 7.0,
     "osler.doctor": 7.0,
+    "osler.trial": 6.1,
     "osler.ask": 7.0,
     "osler.calibrate": 7.0,
     "osler.phantom_base": 7.0,

@@ -47,17 +47,17 @@ def matmul_ceiling(
     return best
 
 
-def copy_ceiling(device: str) -> float:
+def copy_ceiling(device: str, clock: Callable[[], float] = time.perf_counter) -> float:
     """Bytes per second of a copy, counting those read and those written."""
     a = torch.zeros(COPY_BYTES[device], dtype=torch.uint8, device=device)
     b = torch.ones_like(a)
     best = 0.0
     for _ in range(COPIES):
         wait(device)
-        start = time.perf_counter()
+        start = clock()
         b.copy_(a)
         wait(device)
-        best = max(best, 2 * a.numel() / (time.perf_counter() - start))
+        best = max(best, 2 * a.numel() / (clock() - start))
     return best
 
 
@@ -67,7 +67,7 @@ def wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def call_seconds(device: str) -> float:
+def call_seconds(device: str, clock: Callable[[], float] = time.perf_counter) -> float:
     """Seconds to start one small operation; on CUDA as a captured graph replays it."""
     x = torch.ones(64, device=device)
     if device == "cuda":
@@ -84,7 +84,7 @@ def call_seconds(device: str) -> float:
 
     run()
     wait(device)
-    start = time.perf_counter()
+    start = clock()
     run()
     wait(device)
-    return (time.perf_counter() - start) / CALLS
+    return (clock() - start) / CALLS

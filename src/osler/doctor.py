@@ -1,6 +1,7 @@
 """Is this machine fit for a recipe: what is installed, what it can do, what a step will take.
 
-Nothing is downloaded and no model is loaded: a prediction needs `config.json` alone.
+Nothing is downloaded, and a prediction needs `config.json` alone. Where the data are here and the model is
+small enough for the CPU, two steps are tried as well.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -31,10 +33,12 @@ from osler.errors import BadInput
 from osler.peak_memory import held_bytes
 from osler.policy.load import checkpoint_folder
 from osler.train.run import training_questions
+from osler.trial import trial_seconds, trial_steps
 
 GIB = 2**30
 DRIVER_BYTES = GIB  # of a GPU that hold no tensor: driver, kernels, gaps between tensors
 FREE_DISK_BYTES = 10 * GIB
+TRIAL_SECONDS = 60.0  # predicted, that a trial on a CPU may take
 # Changes that save memory, each worth trying where the one before does not suffice. The first three leave
 # the mathematics as it is, bf16 weights round, an adapter is another model.
 SAVINGS = (
@@ -72,6 +76,9 @@ def examine(recipe: str | None, overrides: Sequence[str] = ()) -> dict[str, Any]
         shape = shape_of(config)
         if shape is not None:
             report["predicted"] = predict(config, shape, ceilings_of(config, ceilings), device)
+            if worth_a_trial(config, checks, report["predicted"], device):
+                report["tried"], more = try_steps(config)
+                checks += more
     report["checks"] = [asdict(check) for check in checks]
     fits = report.get("predicted", {}).get("fits", True)
     return {"ok": all(check.ok for check in checks) and fits, **report}
@@ -171,13 +178,13 @@ def shape_of(config: TrainConfig) -> ModelShape | None:
 # ---- what it can do ---------------------------------------------------------------------------------
 
 
-def measure(device: torch.device) -> dict[str, float]:
+def measure(device: torch.device, clock: Callable[[], float] = time.perf_counter) -> dict[str, float]:
     """The ceilings that a prediction stands on, measured now."""
-    found = {"flops_per_second_fp32": matmul_ceiling(device.type, torch.float32)}
+    found = {"flops_per_second_fp32": matmul_ceiling(device.type, torch.float32, clock=clock)}
     if device.type == "cuda":
-        found["flops_per_second_bf16"] = matmul_ceiling(device.type, torch.bfloat16)
-    found["bytes_per_second"] = copy_ceiling(device.type)
-    found["seconds_per_call"] = call_seconds(device.type)
+        found["flops_per_second_bf16"] = matmul_ceiling(device.type, torch.bfloat16, clock=clock)
+    found["bytes_per_second"] = copy_ceiling(device.type, clock)
+    found["seconds_per_call"] = call_seconds(device.type, clock)
     return found
 
 
@@ -206,6 +213,23 @@ def predict(
         "fits": peak <= capacity,
         "change": [] if peak <= capacity else fitting_changes(config, shape, load, device),
     }
+
+
+def worth_a_trial(
+    config: TrainConfig, checks: Sequence[Check], predicted: Mapping[str, Any], device: torch.device
+) -> bool:
+    """On a CPU, with model and data here and fitting, where the trial is predicted to be short."""
+    here = bool(config.data.train) and all(c.ok for c in checks if c.name in ("model", "data"))
+    seconds = trial_steps(config) * predicted["seconds"]["time/step"]
+    return device.type == "cpu" and here and predicted["fits"] and seconds <= TRIAL_SECONDS
+
+
+def try_steps(config: TrainConfig) -> tuple[dict[str, float], list[Check]]:
+    """Seconds of a step by part; none, and a failed check, where the recipe cannot train as it is."""
+    try:
+        return trial_seconds(config), []
+    except BadInput as error:
+        return {}, [Check("trial", str(error), False, "a training that starts")]
 
 
 def predicted_peak(memory: Memory, device: torch.device) -> int:
@@ -297,14 +321,21 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
     if predicted is None:
         return
     console.print(f"{report['recipe']}, {predicted['note']}:", markup=False, highlight=False)
-    table = Table("part", "predicted seconds", "predicted peak, GiB")
-    seconds, phases = predicted["seconds"], predicted["bytes"]["phases"]
-    for part in ("rollout", "reference", "loss", "optimizer"):
-        if f"time/{part}" in seconds:
-            table.add_row(part, f"{seconds[f'time/{part}']:.3g}", f"{phases[part] / GIB:.2f}")
-    peak, capacity = predicted["bytes"]["peak"], predicted["bytes"]["capacity"]
-    table.add_row("step", f"{seconds['time/step']:.3g}", f"{peak / GIB:.2f} of {capacity / GIB:.1f}")
+    tried = report.get("tried", {})
+    columns = ("part", "predicted seconds", *(["seconds in a trial"] if tried else []), "predicted peak, GiB")
+    table = Table(*columns)
+    seconds, memory = predicted["seconds"], predicted["bytes"]
+    peaks = {part: f"{peak / GIB:.2f}" for part, peak in memory["phases"].items()}
+    peaks["step"] = f"{memory['peak'] / GIB:.2f} of {memory['capacity'] / GIB:.1f}"
+    for part in ("data", "rollout", "reward", "reference", "loss", "optimizer", "other", "step"):
+        name = f"time/{part}"
+        if name in seconds or name in tried:
+            both = [seconds, tried] if tried else [seconds]
+            shown = [f"{found[name]:.3g}" if name in found else "" for found in both]
+            table.add_row(part, *shown, peaks.get(part, ""))
     console.print(table)
+    if tried:
+        console.print("in a trial: measured here, on the recipe's own questions", highlight=False)
     if predicted["fits"]:
         console.print("predicted to fit", highlight=False)
     elif predicted["change"]:
