@@ -4,9 +4,10 @@
 
 SWEEP: group_size, image_tokens, completion_tokens, questions; none means all. The tiny model, one thread,
 from the repository's root in the ordinary environment. A point whose result lies in DIR (runs/scaling) is not
-measured again. Each sweep gives a plot (seconds with their floor; memory) and a table: at every point the
-useful operations by part, and how steeply seconds, floor and memory grow since the point before (1: in
-proportion).
+measured again; the middle of all sweeps is measured once. About 22 minutes of one core in all. Each sweep
+gives a plot (seconds with their floor, useful operations by part, memory), a table that says at every point
+how steeply seconds, floor and memory grow since the point before (1: in proportion), and a line on where the
+cost grows and why.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import json
 import math
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -36,8 +38,21 @@ SWEEPS = {
     "group_size": (2, 4, 8, 16, 32),
     "image_tokens": (64, 128, 256, 512, 1024),
     "completion_tokens": (10, 40, 150, 300, 600),
-    "questions": (1, 2, 4, 8, 16),
+    "questions": (1, 2, 4, 8),
 }
+WHY = {
+    "group_size": "Image and prompt are computed once per question, so only completions and their head grow "
+    "with the group; decoding takes its rows in the same steps.",
+    "image_tokens": "An image token is four patches of the tower, each of which attends to the whole image, "
+    "and one token of the prompt; completions only read more keys.",
+    "completion_tokens": "A token is one more decoding step, whose many small operations take longer to "
+    "start than to compute, and in the update one more position of every completion.",
+    "questions": "Every part is paid per question, but decoding takes all rows in the same steps, and memory "
+    "stops at what one micro-batch (model.microbatch_tokens) holds.",
+}
+
+
+PART_COLOURS = ("#7a9cc0", "#b8cbe0", "#d99a6c", "#f0d0b0")
 
 
 def measure_point(sizes: dict[str, int], scale: Scale, folder: Path) -> dict[str, Any]:
@@ -64,13 +79,13 @@ def measure_point(sizes: dict[str, int], scale: Scale, folder: Path) -> dict[str
             "update": (flops.useful - flops.rollout) / ceiling,
         },
         "bytes": bytes_in_own_process("osler", row, scale, folder),
-        "share": shares(case),
+        "operations": operations(case),
         "environment": environment(),
     }
 
 
-def shares(case: Case) -> dict[str, float]:
-    """Of the useful operations of one forward, those of each part."""
+def operations(case: Case) -> dict[str, int]:
+    """Useful operations of one forward over all questions, by part."""
     shape, row = shape_of(case), case.row
     prompt, inputs = row.image_tokens + case.scale.text_tokens, row.completion_tokens - 1
     one = sum(decoder_flops(shape, inputs, causal_pairs(inputs, before=prompt)))
@@ -80,8 +95,7 @@ def shares(case: Case) -> dict[str, float]:
         "completions": row.group_size * one,
         "head": head_flops(shape, row.group_size * row.completion_tokens),
     }
-    whole = sum(parts.values())
-    return {name: flops / whole for name, flops in parts.items()}
+    return {name: case.scale.questions * flops for name, flops in parts.items()}
 
 
 def steepness(before: float, after: float, growth: float) -> float:
@@ -98,12 +112,34 @@ def table(name: str, points: list[dict[str, Any]]) -> str:
     ]
     for i, p in enumerate(points):
         cells = [f"{p['seconds'][w]:.2f} ({p['floor_seconds'][w]:.2f})" for w in ("rollout", "update")]
-        parts = " / ".join(f"{100 * part:.0f} %" for part in p["share"].values())
+        parts = _percentages(p["operations"].values())
         grown = growth(points[i - 1], p, name) if i else ""
         lines.append(
             f"| {p['sizes'][name]} | {cells[0]} | {cells[1]} | {p['bytes'] / 2**20:.0f} | {parts} | {grown} |"
         )
     return "\n".join(lines)
+
+
+def _percentages(values: Iterable[float]) -> str:
+    parts = list(values)
+    return " / ".join(f"{100 * part / sum(parts):.0f} %" for part in parts)
+
+
+def where(name: str, points: list[dict[str, Any]]) -> str:
+    """From the first point to the last: how much everything grew, and which operations were added."""
+    first, last = points[0], points[-1]
+    grown = {
+        f"{work}{of}": last[kind][work] / first[kind][work]
+        for work in ("rollout", "update")
+        for kind, of in (("seconds", ""), ("floor_seconds", "'s floor"))
+    }
+    grown["memory of the update"] = last["bytes"] / first["bytes"]
+    factors = ", ".join(f"{what} x{factor:.1f}" for what, factor in grown.items())
+    added = {part: last["operations"][part] - first["operations"][part] for part in first["operations"]}
+    return (
+        f"{name} x{last['sizes'][name] / first['sizes'][name]:g}: {factors}. Operations added: "
+        f"{' / '.join(added)} {_percentages(added.values())}. {WHY[name]}"
+    )
 
 
 def growth(before: dict[str, Any], after: dict[str, Any], name: str) -> str:
@@ -114,23 +150,28 @@ def growth(before: dict[str, Any], after: dict[str, Any], name: str) -> str:
 
 
 def plot(name: str, points: list[dict[str, Any]], path: Path) -> None:
-    """Seconds with their floors on the left, memory on the right, all axes logarithmic."""
+    """Seconds with their floors, operations by part, memory; what grows in proportion is a straight line."""
     import matplotlib
 
     matplotlib.use("svg")
     from matplotlib import pyplot
 
     x = [p["sizes"][name] for p in points]
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.5))
+    figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=(12, 3.8))
     for work, colour in (("rollout", "#c06030"), ("update", "#4878a8")):
         left.plot(x, [p["seconds"][work] for p in points], "o-", color=colour, label=work)
         left.plot(x, [p["floor_seconds"][work] for p in points], ":", color=colour, label=f"{work}, floor")
+    parts = {part: [p["operations"][part] / 1e9 for p in points] for part in points[0]["operations"]}
+    middle.stackplot(x, list(parts.values()), labels=list(parts), colors=PART_COLOURS)
+    middle.set(xlabel=name.replace("_", " "), ylabel="GFLOP of one forward", ylim=(0, None), xlim=(0, x[-1]))
+    middle.legend(fontsize=8, loc="upper left")
     right.plot(x, [p["bytes"] / 2**20 for p in points], "o-", color="#4878a8", label="update")
     for axes, label in ((left, "seconds per step"), (right, "peak MiB beyond weights and gradients")):
         axes.set(xlabel=name.replace("_", " "), ylabel=label, xscale="log", yscale="log", xticks=x)
         axes.set_xticklabels([str(v) for v in x])
         axes.minorticks_off()
         axes.legend(fontsize=8)
+    figure.suptitle(WHY[name], fontsize=8, wrap=True)
     figure.tight_layout()
     figure.savefig(path)
     pyplot.close(figure)
@@ -150,12 +191,13 @@ def main() -> int:
     for name in arguments.sweeps or SWEEPS:
         points = []
         for value in SWEEPS[name]:
-            path = arguments.out / f"{name}_{value}.json"
+            sizes = {**MIDDLE, name: value}
+            path = arguments.out / f"{'_'.join(f'{what[0]}{size}' for what, size in sizes.items())}.json"
             if not path.is_file():
-                found = measure_point({**MIDDLE, name: value}, scale, arguments.out / "work")
+                found = measure_point(sizes, scale, arguments.out / "work")
                 write(arguments.out, path.stem, {"scale": asdict(scale), **found})
             points.append(json.loads(path.read_text(encoding="utf-8")))
-        print(table(name, points), "\n", flush=True)
+        print(table(name, points), where(name, points), sep="\n\n", end="\n\n", flush=True)
         plot(name, points, arguments.out / f"{name}.svg")
     return 0
 

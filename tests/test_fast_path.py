@@ -292,13 +292,22 @@ def test_scaling_measures_a_point_and_says_how_steeply_it_grows(
     sizes = {"group_size": 2, "image_tokens": 6, "completion_tokens": 3, "questions": 1}
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("the peak of a CPU process is read from Linux's /proc")
+    one_question = replace(SCALE, questions=1)
     point = scaling.measure_point(sizes, SCALE, case.folder)
-    assert sum(point["share"].values()) == pytest.approx(1)
+    flops = useful_flops(
+        make_case(replace(ROW, group_size=2, completion_tokens=3), one_question, case.folder)
+    )
+    assert sum(point["operations"].values()) == flops.rollout
     assert point["seconds"].keys() == point["floor_seconds"].keys() == {"rollout", "update"}
     other = {**point, "sizes": {**sizes, "group_size": 4}, "bytes": 4 * max(1, point["bytes"])}
     point["bytes"] = max(1, point["bytes"])
     assert scaling.growth(point, other, "group_size") == "0.00, 0.00, 0.00, 0.00, 2.00"
     assert len(scaling.table("group_size", [point, other]).splitlines()) == 4
+    more = {**point["operations"], "completions": 1 + point["operations"]["completions"]}
+    said = scaling.where("group_size", [point, {**other, "operations": more}])
+    assert said.startswith("group_size x2: rollout x1.0, rollout's floor x1.0, update x1.0")
+    assert "memory of the update x4.0" in said and "0 % / 0 % / 100 % / 0 %" in said
+    assert scaling.WHY.keys() == scaling.SWEEPS.keys() == scaling.MIDDLE.keys()
     scaling.plot("group_size", [point, other], tmp_path / "plot.svg")
     assert "<svg" in (tmp_path / "plot.svg").read_text()
 
