@@ -150,7 +150,7 @@ def growth(before: dict[str, Any], after: dict[str, Any], name: str) -> str:
 
 
 def plot(name: str, points: list[dict[str, Any]], path: Path) -> None:
-    """Seconds with their floors, operations by part, memory; what grows in proportion is a straight line."""
+    """Seconds with their floors on logarithmic axes; operations by part, and memory, on plain ones."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -163,14 +163,15 @@ def plot(name: str, points: list[dict[str, Any]], path: Path) -> None:
         left.plot(x, [p["floor_seconds"][work] for p in points], ":", color=colour, label=f"{work}, floor")
     parts = {part: [p["operations"][part] / 1e9 for p in points] for part in points[0]["operations"]}
     middle.stackplot(x, list(parts.values()), labels=list(parts), colors=PART_COLOURS)
-    middle.set(xlabel=name.replace("_", " "), ylabel="GFLOP of one forward", ylim=(0, None), xlim=(0, x[-1]))
-    middle.legend(fontsize=8, loc="upper left")
     right.plot(x, [p["bytes"] / 2**20 for p in points], "o-", color="#4878a8", label="update")
-    for axes, label in ((left, "seconds per step"), (right, "peak MiB beyond weights and gradients")):
-        axes.set(xlabel=name.replace("_", " "), ylabel=label, xscale="log", yscale="log", xticks=x)
-        axes.set_xticklabels([str(v) for v in x])
-        axes.minorticks_off()
-        axes.legend(fontsize=8)
+    label = name.replace("_", " ")
+    left.set(xlabel=label, ylabel="seconds per step", xscale="log", yscale="log", xticks=x)
+    left.set_xticklabels([str(v) for v in x])
+    left.minorticks_off()
+    middle.set(xlabel=label, ylabel="GFLOP of one forward", xlim=(0, x[-1]), ylim=(0, None))
+    right.set(xlabel=label, ylabel="peak MiB beyond weights and gradients", xlim=(0, None), ylim=(0, None))
+    for axes in (left, middle, right):
+        axes.legend(fontsize=8, loc="upper left")
     figure.suptitle(WHY[name], fontsize=8, wrap=True)
     figure.tight_layout()
     figure.savefig(path)
