@@ -26,10 +26,11 @@ from osler.data.folder import write_folder
 from osler.data.images import fit_pixels, open_image
 from osler.errors import BadInput
 from osler.evaluate.chat_wire import Answered, Useless, read_response, request_body
-from osler.evaluate.endpoint import FAULTS_IN_A_ROW, Address, Endpoint, EndpointOptions, ServerGone, Timing
+from osler.evaluate.endpoint import FAULTS_IN_A_ROW, Endpoint, ServerGone, Timing
 from osler.evaluate.predictions import read_predictions
 from osler.evaluate.retries import Fault, back_off_seconds, parse_retry_after
 from osler.evaluate.run import Request, run_evaluation
+from osler.evaluate.server import Address, EndpointOptions
 from osler.prompts import TEMPLATES
 from osler.records import Outcome, Prediction, Question
 from osler.rollout.sampling import Sampling
@@ -371,6 +372,20 @@ def test_a_killed_server_loses_and_invents_nothing(data: Path, tmp_path: Path, n
     assert {i: second[i] for i in kept} == kept
     assert second == stored(tmp_path / "whole") and found.overall == whole.overall
     assert found.overall.n == 12 and found.overall.num_correct == 8 and not found.errors
+
+
+def test_how_many_questions_stay_open_is_recorded(data: Path, tmp_path: Path, no_waiting: FakeTime) -> None:
+    def not_this_one(handler: Handler) -> None:
+        status(500)(handler) if "Case 7:" in handler.text else answer(handler)
+
+    with running() as server:
+        asked = request(data, tmp_path / "run", server.server_port)
+        for behaviour, unanswered in ((not_this_one, 1), (answer, 0)):
+            server.behaviour = behaviour
+            found = run_evaluation(asked).summary
+            facts = json.loads((tmp_path / "run/endpoint/data.json").read_text())
+            assert (facts["answers"], facts["unanswered"]) == (12 - unanswered, unanswered)
+            assert len(found.errors) == unanswered and found.overall.n == 12
 
 
 def test_every_answer_is_on_disk_before_the_next_is_there(data: Path, tmp_path: Path) -> None:

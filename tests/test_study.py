@@ -38,6 +38,7 @@ from osler.study.store import Held, Store, read_plan
 from study_jobs import WHOLE, fake_jobs, paths, steps
 
 MODELS = {"phantom-base": "0" * 64, "Qwen/Qwen2-VL-2B-Instruct": "1" * 64}
+RELEASED = {"med_r1_released": ["released=/nowhere"]}
 PHANTOMS = [name for name in study_names() if name.startswith("phantom_")]
 
 
@@ -62,7 +63,7 @@ def changed(a: Plan, b: Plan) -> set[str]:
 @pytest.mark.parametrize("name", study_names())
 def test_every_study_resolves_and_survives_json(name: str) -> None:
     files = [] if name in PHANTOMS else ["data.source=/nowhere", "data.splits=image"]
-    study = load_study(name, files)
+    study = load_study(name, [*files, *RELEASED.get(name, [])])
     assert study_from_json(json.loads(json.dumps(dataclasses.asdict(study)))) == study
     assert study.model in set(models_of(study))
     for row in study.chosen_rows.values():
@@ -216,6 +217,60 @@ def test_test_questions_that_are_trained_on_are_refused(tmp_path: Path) -> None:
         read_inputs(files_study(train, test), [], tmp_path / "cache.json")
 
 
+def test_test_questions_are_left_out_of_the_training_where_that_is_asked(tmp_path: Path) -> None:
+    train = write_questions(tmp_path / "a", [row(i) for i in range(50)])
+    test = write_questions(tmp_path / "b", [row(i) for i in range(45, 95)])
+    study = load_study(
+        "medvlm_r1_table", [f"data.train={train}", f"data.test={test}", "data.without_test=true"]
+    )
+    found = read_inputs(study, [], tmp_path / "cache.json")
+    assert found.train_counts == {"mri": 45} and found.left_out is not None and found.left_out.total == 5
+    planned = plan(study, dataclasses.replace(found, models=MODELS))
+    trained = [job for job in planned.jobs if job.kind == "train"]
+    assert trained and all(f"data.without={test}" in job.command for job in trained)
+    assert planned.left_out.startswith("5: ") and planned.to_json()["left_out"] == planned.left_out
+    # Another test set leaves other questions out: every training depends on it.
+    other = dataclasses.replace(found, models=MODELS, digests={**found.digests, test: "x" * 64})
+    assert changed(planned, plan(study, other)) == set(keys(planned))
+    with pytest.raises(BadInput, match=r"without_test is for data\.splits=given"):
+        load_study("phantom_medvlm_r1_table", ["data.without_test=true"])
+
+
+def test_further_passes_are_asked_of_the_rows_that_can_be_asked() -> None:
+    wanted = 'evaluate={ablate=["noise","question-only"],rotate=true,thinking=true,confidence=true,samples=4}'
+    server = 'rows.big={label="big",template="think",model="openai:http://127.0.0.1:1/v1#m"}'
+    alone = "rows.zero_shot_nothink.evaluate={samples=2}"
+    base = phantom_plan()
+    study = load_study("phantom_medvlm_r1_table", [wanted, server, alone])
+    counts = dict.fromkeys(study_inputs.AXES["modality"], 700)
+    models = {**MODELS, "openai:http://127.0.0.1:1/v1#m": "openai:http://127.0.0.1:1/v1#m"}
+    found = Inputs(digests={}, train_counts=counts, test_counts=counts, models=models, shapes={})
+    planned = plan(study, found)
+    words = {job.facts["row"]: " ".join(job.command) for job in planned.jobs if job.kind == "evaluate"}
+    every = "--ablate noise,question-only --rotate --thinking --confidence --samples 4"
+    assert every in words["zero_shot_think"] and every in words["grpo_think"]
+    assert every.replace("--thinking ", "") in words["sft"]  # no reasoning before its answer
+    assert words["big"].endswith(" --ablate noise --rotate")
+    assert not any(
+        word in words["big"] for word in ("--thinking", "--confidence", "--samples", "question-only")
+    )
+    assert "--samples 2" in words["zero_shot_nothink"] and "--ablate" not in words["zero_shot_nothink"]
+    tests = {job.name for job in planned.jobs if job.kind == "evaluate"}
+    assert changed(base, planned) == tests  # no training is done again
+    for wrong, said in (('ablate=["blank"]', "blank-image"), ("samples=1", "at least 2")):
+        with pytest.raises(BadInput, match=said):
+            load_study("phantom_medvlm_r1_table", [f"evaluate.{wrong}"])
+
+
+def test_a_published_checkpoint_has_to_be_named() -> None:
+    files = ["data.source=/nowhere", "data.splits=image"]
+    with pytest.raises(BadInput, match=r"row released_paper .* released=FOLDER"):
+        load_study("med_r1_released", files)
+    study = load_study("med_r1_released", [*files, "released=someone/med-r1"])
+    assert set(models_of(study)) == {"Qwen/Qwen2-VL-2B-Instruct", "someone/med-r1"}
+    assert "JZPeterPan/MedVLM-R1" in set(models_of(load_study("medvlm_r1_released", files)))
+
+
 def test_questions_that_do_not_name_the_axis_are_refused(tmp_path: Path) -> None:
     train = write_questions(tmp_path / "a", [row(i, "unknown") for i in range(5)])
     test = write_questions(tmp_path / "b", [row(i) for i in range(5, 9)])
@@ -306,7 +361,7 @@ class Fake:
         self.started.append(job.name)
         store.log(job).write_text("".join(f"line {i}\n" for i in range(30)))
         if job.name not in self.fail:
-            Path(arguments[1]).mkdir(parents=True)
+            Path(arguments[1]).mkdir(parents=True, exist_ok=True)
         self.ended[job.name] = Ended(3 if job.name in self.fail else 0, 1.0)
         return f"started {job.name}"
 
@@ -345,6 +400,18 @@ def test_done_work_is_not_done_again_and_a_change_redoes_what_needs_it(tmp_path:
     back = Fake()
     run_jobs(fake_jobs(), store, back, never)
     assert back.started == []
+
+
+def test_questions_that_a_server_left_open_are_asked_at_the_next_start(tmp_path: Path) -> None:
+    store, job = Store(tmp_path), fake_jobs()[0]
+    run_jobs([job], store, Fake(), never)
+    facts = store.result(job) / "endpoint" / "x.json"
+    facts.parent.mkdir()
+    for unanswered, started in ((2, [job.name]), (0, [])):
+        facts.write_text(json.dumps({"unanswered": unanswered}))
+        again = Fake()
+        assert run_jobs([job], store, again, never).done == [job.name]
+        assert again.started == started and store.is_done(job)
 
 
 def test_a_failed_job_is_reported_and_the_rest_goes_on(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from finished_study import PER_COLUMN, finished_plan, write_study
 from osler.evaluate.stats import holm
+from osler.report.cost_curves import reached
 from osler.report.study_page import write_study_page
 from osler.study.claims import check_claims
 from osler.study.effects import effect, lines_of, pooled, subgroups
@@ -180,6 +181,20 @@ def test_what_is_not_done_is_empty_and_what_failed_is_said(tmp_path: Path) -> No
     assert "wrong here" in page and "1 of them not done" in page
     heat = page.split("<h3>GRPO, think</h3>", 1)[1].split("</table>", 1)[0]
     assert ">0.0<" not in heat
+
+
+def test_costs_on_the_way_are_summed_up_by_hand() -> None:
+    metrics = {
+        "eval/accuracy/mri": ((0.0, 0.2), (2.0, 0.6), (3.0, 0.7)),
+        "eval/accuracy/ct": ((0.0, 0.4), (2.0, 0.5)),
+        "time/step": ((1.0, 2.0), (2.0, 3.0), (3.0, 1.0)),
+        "throughput/tokens_per_second": ((1.0, 10.0), (2.0, 20.0), (3.0, 5.0)),
+    }
+    start, second = reached(metrics)  # at step 3 one set alone was asked
+    assert (start.steps, start.tokens, start.seconds) == (0.0, 0.0, 0.0)
+    assert (second.steps, second.tokens, second.seconds) == (2.0, 2 * 10 + 3 * 20, 5.0)
+    assert start.accuracy == pytest.approx(0.3) and second.accuracy == pytest.approx(0.55)
+    assert reached({"time/step": ((1.0, 2.0),)}) == ()
 
 
 def test_published_figures_are_whole_and_marked() -> None:

@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import json
 import tomllib
+import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ class DataConfig:
     images: str = ""  # where relative image paths start; "" = beside the questions
     modality: tuple[str, ...] = ()  # keep these modalities; empty keeps all
     question_type: tuple[str, ...] = ()  # keep these question types; empty keeps all
+    without: str = ""  # leave out what this data set (a test set) shows: its images, its questions
     num_questions: int = 0  # draw this many; 0 keeps all
     fewer_ok: bool = False  # where there are fewer than `num_questions`, take them all
     selection: Literal["random", "first"] = "random"  # how `num_questions` are drawn
@@ -291,6 +293,9 @@ def _coerce(hint: Any, value: Any, where: str, key: str) -> Any:
             raise BadInput(f"{where}: {key} must be a table")
         return build(hint, value, where, key + ".")
     origin = typing.get_origin(hint)
+    if origin is types.UnionType:  # of one type and None
+        inner = next(one for one in typing.get_args(hint) if one is not types.NoneType)
+        return None if value is None else _coerce(inner, value, where, key)
     if origin is Literal:
         allowed = typing.get_args(hint)
         if value not in allowed:
@@ -299,8 +304,10 @@ def _coerce(hint: Any, value: Any, where: str, key: str) -> Any:
     if origin is tuple:
         inner = typing.get_args(hint)[0]
         items = [value] if isinstance(value, str) else value
+        if inner is float and isinstance(items, (list, tuple)):
+            items = [float(i) if type(i) is int else i for i in items]
         if not isinstance(items, (list, tuple)) or not all(type(i) is inner for i in items):
-            words = {str: "strings", int: "whole numbers"}
+            words = {str: "strings", int: "whole numbers", float: "numbers"}
             raise BadInput(f"{where}: {key} must be a list of {words[inner]}")
         return tuple(items)
     if origin is Mapping:

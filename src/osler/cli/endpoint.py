@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from osler.evaluate.endpoint import EndpointOptions
+    from osler.evaluate.server import EndpointOptions
 
 _PANEL = "Options of openai:URL#name"
 
@@ -36,6 +36,6 @@ def endpoint_options(**given: Any) -> EndpointOptions | None:
     chosen = {name: value for name, value in given.items() if value is not None}
     if not chosen:
         return None
-    from osler.evaluate.endpoint import EndpointOptions
+    from osler.evaluate.server import EndpointOptions
 
     return EndpointOptions(**chosen)

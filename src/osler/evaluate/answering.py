@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from osler.errors import BadInput
-from osler.evaluate.endpoint import SCHEME, Address, Endpoint, EndpointOptions
+from osler.evaluate.endpoint import Endpoint
 from osler.evaluate.plain_generate import load_plain
 from osler.evaluate.replies import AnsweringModel, EngineModel
+from osler.evaluate.server import SCHEME, Address, EndpointOptions
 from osler.policy.load import (
     SUPPORTED_FAMILIES,
     Policy,

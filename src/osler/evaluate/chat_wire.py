@@ -18,11 +18,11 @@ from osler.data.views import View, shown
 from osler.errors import BadInput
 from osler.evaluate.printed import printable
 from osler.evaluate.retries import LONGEST_RETRY_AFTER_SECONDS, Fault, parse_retry_after
+from osler.evaluate.server import LIMIT_PARAMETERS
 from osler.prompts import Template, messages
 from osler.records import Completion, Question, TokenCounts
 from osler.rollout.sampling import Sampling
 
-LIMIT_PARAMETERS = ("max_completion_tokens", "max_tokens")
 IMAGE_FORMAT = "png"  # lossless: the server gets the pixels that a model here would get
 
 _USELESS_FOR_ALL = {

@@ -8,7 +8,6 @@ never a choice. The key comes from an environment variable and goes into the req
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import time
 from collections import Counter
@@ -17,7 +16,6 @@ from copy import copy
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx2
 
@@ -25,7 +23,6 @@ from osler.data.views import View
 from osler.errors import BadInput
 from osler.evaluate.chat_wire import (
     IMAGE_FORMAT,
-    LIMIT_PARAMETERS,
     Answered,
     Useless,
     read_response,
@@ -33,12 +30,11 @@ from osler.evaluate.chat_wire import (
 )
 from osler.evaluate.replies import Reply, read_reply
 from osler.evaluate.retries import Fault, back_off_seconds
+from osler.evaluate.server import Address, EndpointOptions
 from osler.prompts import Template
 from osler.records import Completion, Prediction, Question
 from osler.rollout.sampling import Sampling
 
-SCHEME = "openai:"
-KEY_VARIABLE = "OSLER_API_KEY"
 LARGEST_ANSWER_BYTES = 8 * 2**20
 FAULTS_IN_A_ROW = 8  # questions that the server, not their content, left unanswered; then it counts as gone
 _LONGEST_SLEEP_SECONDS = 5.0  # then it is looked whether to stop
@@ -47,74 +43,6 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 class ServerGone(OSError):
     """The server answers nothing any more. What it answered is on disk."""
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a model is served, and under which name.
-
-    >>> Address.parse("openai:http://127.0.0.1:8000/v1#phantom-base")
-    Address(url='http://127.0.0.1:8000/v1', name='phantom-base')
-    """
-
-    url: str  # up to and without "/chat/completions"
-    name: str
-
-    @classmethod
-    def parse(cls, model: str) -> Address:
-        """Raises BadInput for anything but `openai:URL#name` with a plain http or https URL."""
-        url, _, name = model.removeprefix(SCHEME).partition("#")
-        form = "write openai:URL#name, e.g. openai:http://127.0.0.1:8000/v1#my-model"
-        try:
-            parts = urlsplit(url)
-            host = parts.hostname
-        except ValueError:
-            host = None
-        if not host or parts.scheme not in ("http", "https") or not name:
-            raise BadInput(f"model {SCHEME}…: no http(s) address with a model name behind #; {form}")
-        if parts.username or parts.password or parts.query:
-            raise BadInput(
-                f"model {SCHEME}{parts.scheme}://{host}…: a user, password or query in the address would be "
-                f"stored with the results; put the key into ${KEY_VARIABLE}"
-            )
-        return cls(url.rstrip("/").removesuffix("/chat/completions"), name)
-
-    @property
-    def host(self) -> str:
-        return urlsplit(self.url).hostname or ""
-
-    @property
-    def digest(self) -> str:
-        """What stands for the weights, which nobody outside the server can verify."""
-        return f"unverifiable:{self.url}#{self.name}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EndpointOptions:
-    """How a server is asked. Raises BadInput for a value that makes no sense."""
-
-    concurrency: int = 8  # requests at a time
-    timeout_seconds: float = 120.0  # of one request, from connecting to its last byte
-    attempts: int = 6  # requests per question before it is an error
-    key_variable: str = KEY_VARIABLE
-    limit_parameter: str = LIMIT_PARAMETERS[0]
-    prices: tuple[float, float] | None = None  # of a million prompt tokens and of a million completion tokens
-
-    def __post_init__(self) -> None:
-        if self.concurrency < 1 or self.attempts < 1 or self.timeout_seconds <= 0:
-            raise BadInput("--concurrency, --attempts and --timeout: must be at least 1 (seconds above 0)")
-        if self.limit_parameter not in LIMIT_PARAMETERS:
-            raise BadInput(f"--limit-parameter {self.limit_parameter}: {' or '.join(LIMIT_PARAMETERS)}")
-        if self.prices is not None and min(self.prices) < 0:
-            raise BadInput("--prices: two numbers that are not negative")
-
-    @property
-    def key(self) -> str:
-        """The key, "" where the variable is not set. Raises BadInput where it cannot be a header's value."""
-        key = os.environ.get(self.key_variable, "").strip()
-        if not key.isascii() or not key.isprintable():
-            raise BadInput(f"${self.key_variable}: holds characters that no key has; set it again")
-        return key
 
 
 @dataclass(frozen=True)
@@ -308,19 +236,18 @@ class Endpoint:
         answered = [p for p in predictions if not p.error]
         prompt = sum(p.num_prompt_tokens for p in answered)
         completion = sum(p.num_tokens for p in answered)
-        prices = self.options.prices
-        cost = None if prices is None else (prompt * prices[0] + completion * prices[1]) / 1e6
         return {
             "url": self.address.url,
             "model": self.address.name,
             "served": dict(Counter(earlier.get("served")) + self.served),
             "failed_requests": dict(Counter(earlier.get("failed_requests")) + self.retried),
             "answers": len(answered),
+            "unanswered": len(predictions) - len(answered),
             "answers_without_token_counts": sum(not p.num_prompt_tokens for p in answered),
             "prompt_tokens": prompt,
             "completion_tokens": completion,
-            "prices_per_million": prices,
-            "cost": cost,
+            "prices_per_million": self.options.prices or None,
+            "cost": self.options.cost(prompt, completion),
         }
 
 

@@ -22,12 +22,12 @@ from osler.errors import BadInput
 from osler.evaluate.answering import Opened, open_model
 from osler.evaluate.calibrated import read_calibration
 from osler.evaluate.confidence_pass import confidence_pass
-from osler.evaluate.endpoint import SCHEME, EndpointOptions
 from osler.evaluate.looking_pass import looking_pass
 from osler.evaluate.passes import Finding, MainPass, Pass
 from osler.evaluate.predictions import read_predictions
 from osler.evaluate.runner import choose_questions, evaluate, only_these
 from osler.evaluate.scoring import DEFAULT_SCORER, READERS, check_scorer, scored_name
+from osler.evaluate.server import SCHEME, EndpointOptions
 from osler.evaluate.summary import (
     BlindBaseline,
     Summary,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from osler.config import TrainConfig, from_json
 from osler.errors import BadInput
-from osler.evaluate.endpoint import SCHEME
+from osler.evaluate.server import SCHEME
 from osler.policy.load import resolve_checkpoint
 
 DEFAULT_TEMPLATE = "think"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -10,14 +10,19 @@ from pathlib import Path
 from osler.evaluate.predictions import QuestionText, read_questions
 from osler.evaluate.printed import NONE, p_value, percent, percent_range, points, points_range
 from osler.report.comparison import DifferenceStrip, difference_grid, difference_reach, difference_strip
+from osler.report.confidence import confidence_sections
+from osler.report.cost_curves import cost_panels
 from osler.report.examples import cards_for
 from osler.report.gallery import CARDS_PER_KIND, Asked, galleries
 from osler.report.heat_maps import HeatGroup, heat_group
+from osler.report.looking import looking_sections
 from osler.report.page import PageFacts
 from osler.report.rendering import render, write_whole
-from osler.report.runs import read_run
+from osler.report.runs import Run, read_run
 from osler.report.study_curves import study_curves
-from osler.report.tables import Matrix, flatten, line_of
+from osler.report.study_findings import look_matrix, served_texts
+from osler.report.tables import Matrix, flatten, line_of, strip_grid
+from osler.report.thinking import thinking_sections
 from osler.report.traces import traces_of
 from osler.study.claims import GRPO, NOTHINK, SFT, THINK_AFTER, ZERO_SHOT, check_claims, training_tokens
 from osler.study.effects import Effect, Pooled, effect, lines_of, pooled, subgroups
@@ -69,9 +74,10 @@ def write_study_page(folder: Path, out: Path, title: str = "") -> PageFacts:
     Raises BadInput where there is no study or a result is damaged.
     """
     results = read_results(folder)
-    runs = {line.name: read_run(line.name, line.folder) for line in _examples(results)}
+    runs = {line.folder: read_run(line.name, line.folder) for line in results.lines}
+    first = [runs[line.folder] for line in _examples(results)]
     sets = dict.fromkeys(line.header.name for line in results.lines)
-    examples = [(name, cards_for(name, list(runs.values()), CARDS)) for name in sets]
+    examples = [(name, cards_for(name, first, CARDS)) for name in sets]
     values = {
         "title": title or results.study.title,
         "study": results.study,
@@ -79,6 +85,7 @@ def write_study_page(folder: Path, out: Path, title: str = "") -> PageFacts:
         "counts": {"jobs": len(results.jobs), "unfinished": len(results.unfinished)},
         "failures": [(name, failure) for name, failure in results.failures.items()],
         "empty": _empty(results),
+        "left_out": results.left_out,
         "table": _table(results) if results.lines else None,
         "seed_means": list(_seed_means(results)),
         "published": [_published(one, results) for one in _figures(results)],
@@ -86,10 +93,17 @@ def write_study_page(folder: Path, out: Path, title: str = "") -> PageFacts:
         "heat": list(_heat(results)),
         "domains": list(_domains(results)),
         "modes": list(_modes(results)),
+        "costs": cost_panels(results),
         "curves": study_curves(results),
         "forests": list(_forests(results)),
         "traces": _traces(results),
-        "galleries": galleries(list(_reasoning(results))),
+        "look": look_matrix(results, runs),
+        "looking": looking_sections(list(runs.values())),
+        "thinking": thinking_sections(list(runs.values())),
+        "confidences": confidence_sections(list(runs.values())),
+        "grid": strip_grid(),
+        "servers": served_texts(results),
+        "galleries": galleries(list(_reasoning(results, runs))),
         "cards_per_kind": CARDS_PER_KIND,
         "examples": [(name, cards) for name, cards in examples if cards],
         "recipe": flatten(asdict(results.study)),
@@ -247,7 +261,7 @@ def _modes(results: StudyResults) -> Iterator[_Mode]:
             spec.label,
             one,
             percent(found.parse_rate),
-            f"{found.num_tokens:.1f}",
+            NONE if found.num_tokens is None else f"{found.num_tokens:.1f}",
             mean([t.num_questions for t in trainings]),
             mean([t.steps for t in trainings]),
             NONE if tokens is None else f"{tokens:,.0f}",
@@ -293,11 +307,11 @@ def _traces(results: StudyResults) -> tuple[str, tuple] | None:
     return None
 
 
-def _reasoning(results: StudyResults) -> Iterator[tuple[str, list[Asked]]]:
+def _reasoning(results: StudyResults, runs: Mapping[Path, Run]) -> Iterator[tuple[str, list[Asked]]]:
     """Every kind of model, what it was trained on and the seeds together."""
     for row, spec in results.study.chosen_rows.items():
-        runs = [read_run(line.name, line.folder) for line in lines_of(results, row)]
-        yield spec.label, [(run, evaluated) for run in runs for evaluated in run.evaluations]
+        of_row = [runs[line.folder] for line in lines_of(results, row)]
+        yield spec.label, [(run, evaluated) for run in of_row for evaluated in run.evaluations]
 
 
 def _jobs(results: StudyResults) -> list[tuple[str, str, str, str]]:

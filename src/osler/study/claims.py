@@ -8,6 +8,7 @@ from typing import Literal
 
 from osler.evaluate.stats import NonInferiority, holm, non_inferiority
 from osler.study.effects import Domain, Effect, effect, lines_of
+from osler.study.recipe import RELEASED
 from osler.study.results import Line, StudyResults
 
 MARGIN = 0.02  # of "at least as good"; fixed here, before any answer
@@ -117,7 +118,9 @@ def _larger(results: StudyResults) -> Iterator[Claim]:
     """One claim per row of another model than the one that was trained."""
     study = results.study
     others = [
-        name for name, row in study.rows.items() if not row.recipe and row.model not in ("", study.model)
+        name
+        for name, row in study.rows.items()
+        if not row.recipe and row.model not in ("", study.model, RELEASED)
     ]
     claim = Claim(
         text="The small model trained with GRPO does better than larger ones (7B, 72B) without training",

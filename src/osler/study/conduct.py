@@ -106,6 +106,8 @@ def conduct(request: Request, note: Callable[[str], None] = lambda text: None) -
         note(f"{value}: no training question; its rows stay empty")
     for value in planned.untested:
         note(f"{value}: no test question; its column stays empty")
+    if planned.left_out:
+        note(f"left out of the training because the test shows it, {planned.left_out}")
     with _launcher(request, planned.jobs) as launcher:
         common: dict[str, Any] = {"plan": planned, "store": store, "device": launcher.device}
         common["slots"] = launcher.slots

@@ -24,7 +24,7 @@ from osler.evaluate.stats import (
 )
 from osler.evaluate.summary import cluster_of
 from osler.records import Prediction
-from osler.study.results import Line, StudyResults
+from osler.study.results import Line, StudyResults, mean_tokens
 
 Domain = Literal["all", "in", "out"]
 Where = Callable[[Prediction], bool]
@@ -39,7 +39,7 @@ class Pooled:
     interval: Interval
     chance: float
     blind: float | None  # accuracy of the blind baselines of their training sets; None where not all have one
-    num_tokens: float  # mean per completion
+    num_tokens: float | None  # mean per completion; None where not all were counted
     parse_rate: float
 
 
@@ -101,7 +101,7 @@ def pooled(
         interval=accuracy_interval(correct, [cluster_of(p) for _, p in found]),
         chance=chance_level([p.num_choices for _, p in found]),
         blind=float(np.mean(blind)) if len(blind) == len(found) else None,
-        num_tokens=float(np.mean([p.num_tokens for _, p in found])),
+        num_tokens=mean_tokens([p for _, p in found]),
         parse_rate=float(np.mean([p.extraction.index is not None for _, p in found])),
     )
 

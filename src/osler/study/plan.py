@@ -9,8 +9,13 @@ from typing import Any
 from osler.config import TrainConfig, load_config, to_json
 from osler.costs.flops import GroupWork, Scheme, rollout_flops
 from osler.costs.workload import TEXT_TOKENS, image_patches, workload
+from osler.data.views import NOISE_LEVELS
+from osler.evaluate.server import SCHEME, EndpointOptions
+from osler.evaluate.variants import ABLATIONS, NOISE, QUESTION_ONLY
+from osler.prompts import get_template
 from osler.study.graph import Job, in_order, job_to_json, key_of
 from osler.study.inputs import Inputs, phantom_identity
+from osler.study.predict import SERVED
 from osler.study.recipe import RowSpec, StudyRecipe
 from osler.train.schedule import num_slots
 
@@ -26,6 +31,7 @@ class Plan:
     jobs: tuple[Job, ...]
     untrained: tuple[str, ...]  # values of `train_on` without a training question
     untested: tuple[str, ...]  # values of `test_on` without a test question
+    left_out: str = ""  # training questions that the test shows, in words; "" where nobody asked
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -33,6 +39,7 @@ class Plan:
             "jobs": [job_to_json(job) for job in self.jobs],
             "untrained": list(self.untrained),
             "untested": list(self.untested),
+            "left_out": self.left_out,
         }
 
 
@@ -51,7 +58,7 @@ def models_of(study: StudyRecipe) -> Iterator[str]:
     """Every model that the study starts from or tests as it is, as NAME or NAME@REVISION."""
     for row in study.chosen_rows.values():
         if not row.recipe:
-            yield row.model or study.model
+            yield study.model_of(row)
             continue
         for on in study.train_on:
             config = load_config(study.recipe_of(row, on), _overrides(study, row))
@@ -76,6 +83,7 @@ def plan(study: StudyRecipe, inputs: Inputs) -> Plan:
         jobs=in_order(jobs),
         untrained=untrained,
         untested=tuple(v for v in study.test_on if not inputs.test_counts.get(v)),
+        left_out="" if inputs.left_out is None else f"{inputs.left_out.total:,}: {inputs.left_out}",
     )
 
 
@@ -141,6 +149,7 @@ def _train(
     overrides = [f"data.train={path}"]
     overrides += [f"data.train_split={split}"] if split else []
     overrides += [f"data.images={places.images}"] if places.images else []
+    overrides += [f"data.without={study.data.test}"] if study.data.without_test else []
     overrides += ["data.skip_bad=true"] if study.data.skip_bad else []
     overrides += [f'data.{study.axis}=["{on}"]', f"data.num_questions={count}", "data.fewer_ok=true"]
     overrides += [f"seed={seed}", *_validation(study, inputs, places, on), *_overrides(study, row)]
@@ -149,7 +158,7 @@ def _train(
     num_questions = min(count or inputs.train_counts[on], inputs.train_counts[on])
     parents = () if places.job is None else (places.job,)
     depends_on = {
-        "config": _portable(to_json(config), inputs),
+        "config": _portable(_as_set(config), inputs),
         "model": inputs.models[_start(config)],
         "processes": study.processes,
     }
@@ -186,6 +195,8 @@ def _test(
     study: StudyRecipe, inputs: Inputs, places: _Places, name: str, row: RowSpec, trained: Job | None
 ) -> Job:
     asked = row.template or (_template(study, row) if row.recipe else "")
+    model = f"{{{trained.name}}}" if trained is not None else study.model_of(row)
+    start = str(trained.facts["model"]) if trained is not None else model
     options = ["--template", asked, "--only", ",".join(study.test_on)]
     if study.test_questions:
         options += ["--limit", str(study.test_questions), "--limit-per", study.axis]
@@ -195,14 +206,15 @@ def _test(
     options += ["--skip-bad"] if study.data.skip_bad else []
     if trained is None:
         options += _as_the_others(study, row)
-    options += row.arguments
-    model = f"{{{trained.name}}}" if trained is not None else row.model or study.model
-    start = str(trained.facts["model"]) if trained is not None else model
+    further = _passes(study, row, asked, model)
+    options += [*further, *row.arguments]
     parents = [job for job in (places.job, trained) if job is not None]
+    asking = row.endpoint or EndpointOptions()
     depends_on = {
         "model": "" if trained is not None else inputs.models[model],
         "data": inputs.digests.get(places.test, ""),
-        "options": options,
+        # How a server is asked may change from one start to the next; what it is asked is the same.
+        "options": [*options, *_differs(asking, "limit_parameter")],
     }
     images = ["--images", places.images] if places.images else []
     base = name if trained is None else trained.name
@@ -211,12 +223,12 @@ def _test(
         kind="evaluate",
         command=(
             *("evaluate", "--model", model, "--data", places.test),
-            *("--out", "{out}", *options, *images),
+            *("--out", "{out}", *options, *_differs(asking, *_ENDPOINT_WORDS), *images),
         ),
         key=key_of("evaluate", depends_on, parents),
         parents=tuple(job.name for job in parents),
-        work=_testing_work(study, inputs, start),
-        like=f"evaluate {asked} {start}",
+        work=_testing_work(study, inputs, start) * _times_asked(study, row, further),
+        like=f"{SERVED if model.startswith(SCHEME) else 'evaluate'} {asked} {start}",
         facts={
             "row": name,
             "on": "" if trained is None else trained.facts["on"],
@@ -228,6 +240,49 @@ def _test(
     )
 
 
+_ENDPOINT_WORDS = {
+    "concurrency": "--concurrency",
+    "timeout_seconds": "--timeout",
+    "attempts": "--attempts",
+    "key_variable": "--key-variable",
+    "limit_parameter": "--limit-parameter",
+    "prices": "--prices",
+}
+
+
+def _differs(asking: EndpointOptions, *names: str) -> Iterator[str]:
+    """Those options of an endpoint that are not as they are anyway, as on the command line."""
+    usual = EndpointOptions()
+    for name in names:
+        value = getattr(asking, name)
+        if value != getattr(usual, name):
+            yield _ENDPOINT_WORDS[name]
+            yield from map(str, value if isinstance(value, tuple) else [value])
+
+
+def _passes(study: StudyRecipe, row: RowSpec, asked: str, model: str) -> list[str]:
+    """The further passes that this row can be asked, as on the command line."""
+    wanted = study.evaluate if row.evaluate is None else row.evaluate
+    served = model.startswith(SCHEME)
+    ablate = [n for n in ABLATIONS if n in wanted.ablate and not (served and n == QUESTION_ONLY)]
+    words = ["--ablate", ",".join(ablate)] if ablate else []
+    words += ["--rotate"] if wanted.rotate else []
+    words += ["--thinking"] if wanted.thinking and not served and get_template(asked).form == "think" else []
+    words += ["--confidence"] if wanted.confidence and not served else []
+    words += ["--samples", str(wanted.samples)] if wanted.samples and not served else []
+    return words
+
+
+def _times_asked(study: StudyRecipe, row: RowSpec, further: Sequence[str]) -> float:
+    """How much more is asked than the questions as they are, roughly: for predicted times."""
+    wanted = study.evaluate if row.evaluate is None else row.evaluate
+    levels = len(NOISE_LEVELS) - 1 if NOISE in wanted.ablate else 0
+    times = 1.0 + (len(wanted.ablate) + levels if "--ablate" in further else 0)
+    times += 3.0 if "--rotate" in further else 0.0  # four choices
+    times += 2.0 if "--thinking" in further else 0.0
+    return times + (wanted.samples if "--samples" in further else 0)
+
+
 def _template(study: StudyRecipe, row: RowSpec) -> str:
     return load_config(study.recipe_of(row, study.train_on[0]), _overrides(study, row)).template
 
@@ -235,17 +290,24 @@ def _template(study: StudyRecipe, row: RowSpec) -> str:
 def _as_the_others(study: StudyRecipe, row: RowSpec) -> list[str]:
     """A model that is not trained is shown images of the size, and in the precision, of those that are."""
     trained = next((other for other in study.rows.values() if other.recipe), None)
-    model = row.model or study.model
-    if trained is None or model.startswith("openai:"):
+    if trained is None:
         return []
     config = load_config(study.recipe_of(trained, study.train_on[0]), _overrides(study, trained)).model
     bounds = ["--min-pixels", str(config.min_pixels), "--max-pixels", str(config.max_pixels)]
-    return [*bounds, "--precision", config.precision]
+    return bounds if study.model_of(row).startswith(SCHEME) else [*bounds, "--precision", config.precision]
 
 
 def _start(config: TrainConfig) -> str:
     revision = config.model.revision
     return f"{config.model.path}@{revision}" if revision else config.model.path
+
+
+def _as_set(config: TrainConfig) -> dict[str, Any]:
+    """The configuration without keys that came later and are not set: they change no result."""
+    values = to_json(config)
+    if not config.data.without:
+        del values["data"]["without"]
+    return values
 
 
 def _portable(values: Any, inputs: Inputs) -> Any:
@@ -273,12 +335,14 @@ def _training_work(config: TrainConfig, inputs: Inputs, num_questions: int) -> f
 
 
 def _testing_work(study: StudyRecipe, inputs: Inputs, model: str) -> float:
-    shape = inputs.shapes.get(model)
-    if shape is None:
-        return 0.0
     most = study.test_questions
     counts: Sequence[int] = [inputs.test_counts.get(value, 0) for value in study.test_on]
     asked = sum(min(count, most) if most else count for count in counts)
+    if model.startswith(SCHEME):
+        return float(asked)
+    shape = inputs.shapes.get(model)
+    if shape is None:
+        return 0.0
     patches = image_patches(shape.tower, _max_pixels(study))
     work = GroupWork(TEXT_TOKENS + patches // shape.tower.merge, (patches,), (study.max_completion_tokens,))
     return float(asked * rollout_flops(shape, work, Scheme(reference=False)).useful)

@@ -14,7 +14,8 @@ from osler.study.store import Store
 # GPU with most of the time spent on sampling token by token. Marked "predicted" wherever it is shown.
 START_SECONDS = 8.0
 FLOPS_PER_SECOND: Mapping[str, float] = {"cpu": 5e10, "cuda": 2e13}
-SECONDS_PER_WORK: Mapping[str, float] = {"phantom": 0.03, "convert": 0.01}
+SERVED = "served"  # the first word of `Job.like` where a server answers; its work is the number of questions
+SECONDS_PER_WORK: Mapping[str, float] = {"phantom": 0.03, "convert": 0.01, SERVED: 1.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,9 @@ def estimates(jobs: Sequence[Job], store: Store, done: Collection[str], device: 
 
 
 def _guess(job: Job, device: str) -> float:
-    if job.kind == "data":
-        return START_SECONDS + SECONDS_PER_WORK[job.like.split()[0]] * job.work
+    known = SECONDS_PER_WORK.get(job.like.split()[0])
+    if known is not None:
+        return START_SECONDS + known * job.work
     return START_SECONDS + job.work / (FLOPS_PER_SECOND[device] * job.processes)
 
 

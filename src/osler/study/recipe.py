@@ -10,8 +10,14 @@ from typing import Any, Literal
 
 from osler.config import RECIPE_DIR, build, read_recipe, recipe_names, with_overrides
 from osler.errors import BadInput
+from osler.evaluate.server import SCHEME, Address, EndpointOptions
+from osler.evaluate.variants import ABLATIONS
 from osler.records import Modality, QuestionType
 
+_ENDPOINT_OPTIONS = (
+    *("--concurrency", "--timeout", "--attempts", "--key-variable", "--limit-parameter", "--prices"),
+)
+RELEASED = "{released}"
 STUDY_DIR = RECIPE_DIR / "studies"
 Axis = Literal["modality", "question_type"]
 AXES: Mapping[str, tuple[str, ...]] = {
@@ -30,9 +36,25 @@ class StudyData:
     source: str = ""  # for "image" and "rebuilt": one data set, split anew by image
     train: str = ""  # for "given": the training questions, a path or PATH#split
     test: str = ""  # for "given": the test questions
+    without_test: bool = False  # for "given": train on nothing that the test shows, image or question
     images: str = ""  # where relative image paths start
     skip_bad: bool = False
     seed: int = 0  # of the drawn splits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passes:
+    """What a test asks beyond the questions as they are; words of `osler evaluate`.
+
+    What a row cannot be asked is left out of its test: `thinking` where no reasoning stands before the
+    answer, and whatever looks inside a model where that is behind a server.
+    """
+
+    ablate: tuple[str, ...] = ()
+    rotate: bool = False
+    thinking: bool = False
+    confidence: bool = False
+    samples: int = 0  # completions per question for their agreement; 0 = none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +71,8 @@ class RowSpec:
     train_questions: int = -1  # -1 = the study's
     seeds: tuple[int, ...] = ()  # empty = the study's
     scorer: str = "osler"
+    endpoint: EndpointOptions | None = None  # how a model that is a server is asked; no part of a key
+    evaluate: Passes | None = None  # None = the study's
     arguments: tuple[str, ...] = ()  # further options of `osler evaluate`, as on the command line
 
 
@@ -65,10 +89,12 @@ class StudyRecipe:
     paper: str = ""  # whose published figures stand beside ours: "medvlm_r1" or "med_r1"
     seeds: tuple[int, ...] = (0,)
     model: str = ""  # start of every training, and the model of rows that are not trained; "" = the recipes'
+    released: str = ""  # a published checkpoint, of the rows whose model is "{released}"
     train_questions: int = 0  # of each training, fewer where there are fewer; 0 = all
     test_questions: int = 0  # of each column; 0 = all
     max_completion_tokens: int = 256  # in the test
     batch_size: int = 64  # questions between two saves of a test
+    evaluate: Passes = field(default_factory=Passes)  # of every row that has none of its own
     validate_every_questions: int = 0  # question visits between validations on every column; 0 = never
     validate_questions: int = 0  # of each column; 0 = all
     processes: int = 1  # of one training; more than one goes through torchrun
@@ -90,6 +116,10 @@ class StudyRecipe:
     def seeds_of(self, row: RowSpec) -> tuple[int, ...]:
         return row.seeds or self.seeds
 
+    def model_of(self, row: RowSpec) -> str:
+        """What a row that is not trained here tests."""
+        return row.model.replace(RELEASED, self.released) or self.model
+
     def num_train_questions(self, row: RowSpec) -> int:
         return self.train_questions if row.train_questions < 0 else row.train_questions
 
@@ -108,8 +138,10 @@ def load_study(recipe: str | Path, overrides: Sequence[str] = ()) -> StudyRecipe
     study: StudyRecipe = build(StudyRecipe, values, where=str(recipe))
     _check(study, str(recipe))
     data = study.data
+    released = study.released
     return replace(
         study,
+        released=_absolute(released) if Path(released).exists() else released,
         data=replace(
             data,
             source=_absolute(data.source),
@@ -153,6 +185,10 @@ def _check(study: StudyRecipe, where: str) -> None:
             "needs the questions: data.train=PATH data.test=PATH, or data.source=PATH with data.splits=image",
         ),
         (
+            not data.without_test or (data.splits == "given" and not study.is_phantom),
+            "data.without_test is for data.splits=given; other splits share no image anyway",
+        ),
+        (
             data.splits == "given" or bool(data.source),
             f"data.splits={data.splits} splits one data set anew: data.source=PATH",
         ),
@@ -165,13 +201,35 @@ def _check(study: StudyRecipe, where: str) -> None:
 
 
 def _check_row(study: StudyRecipe, name: str, row: RowSpec, where: str) -> None:
+    model = "" if row.recipe else study.model_of(row)
+    served = model.startswith(SCHEME)
     checks = [
         (bool(row.recipe) != bool(row.template) or bool(row.recipe), "needs a template: it is not trained"),
         (not (row.recipe and row.model), "is trained by its recipe; model is for rows that are not"),
-        (bool(row.recipe or row.model or study.model), "needs a model, or the study does: model=NAME"),
+        (
+            RELEASED not in row.model or bool(study.released),
+            "is a published checkpoint, and nobody said where it is: released=FOLDER or a hub id",
+        ),
+        (bool(row.recipe or model), "needs a model, or the study does: model=NAME"),
         (not (row.recipe and not study.train_on), "is trained, and train_on names nothing to train on"),
         (name.replace("_", "").isalnum(), "must be named with letters, digits and _"),
+        (served or row.endpoint is None, f"has an endpoint, and its model is no {SCHEME}URL#name"),
+        (
+            not any(word.startswith(_ENDPOINT_OPTIONS) for word in row.arguments),
+            f"says how to ask a server among its arguments; write rows.{name}.endpoint = {{…}}",
+        ),
     ]
     for holds, message in checks:
         if not holds:
             raise BadInput(f"study {where}: row {name} {message}")
+    if served:
+        Address.parse(model)
+    _check_passes(study.evaluate if row.evaluate is None else row.evaluate, f"study {where}: row {name}")
+
+
+def _check_passes(passes: Passes, where: str) -> None:
+    unknown = [one for one in passes.ablate if one not in ABLATIONS]
+    if unknown:
+        raise BadInput(f"{where}: evaluate.ablate {unknown[0]!r}; it is any of {', '.join(ABLATIONS)}")
+    if passes.samples < 0 or passes.samples == 1:
+        raise BadInput(f"{where}: evaluate.samples = {passes.samples}: agreement needs at least 2")

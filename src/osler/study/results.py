@@ -12,8 +12,8 @@ from osler.evaluate.predictions import Header, read_predictions
 from osler.evaluate.summary import Row, Summary, read_summaries
 from osler.records import Prediction
 from osler.study.graph import Job, job_from_json
-from osler.study.recipe import StudyRecipe, study_from_json
-from osler.study.store import Failure, Store, read_plan
+from osler.study.recipe import RowSpec, StudyRecipe, study_from_json
+from osler.study.store import Failure, Store, read_object, read_plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +21,7 @@ class Cell:
     """One model on one column."""
 
     row: Row
-    num_tokens: float  # mean per completion, end token included
+    num_tokens: float | None  # mean per completion, end token included; None where not all were counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +34,21 @@ class Training:
     question_visits: int
     tokens: float | None  # completion tokens, all steps
     seconds: float | None  # of its steps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """What a server said of itself, and what it was asked for."""
+
+    address: str
+    names: Mapping[str, int]  # model and fingerprint as it states them -> answers
+    answers: int
+    unanswered: int  # questions without one, counted as not correct
+    uncounted: int  # answers whose tokens it did not count
+    prompt_tokens: int
+    completion_tokens: int
+    failed_requests: Mapping[str, int]  # reason -> requests
+    cost: float | None  # by the recipe's prices; None where it has none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +68,7 @@ class Line:
     question_digests: Mapping[str, str]  # question id -> what was asked
     blind: Mapping[str, bool]  # question id -> whether the blind baseline was right
     training: Training | None
+    served: Served | None = None  # of a model behind a server
 
     @property
     def name(self) -> str:
@@ -74,6 +90,7 @@ class StudyResults:
     failures: Mapping[str, Failure]
     untrained: tuple[str, ...]
     untested: tuple[str, ...]
+    left_out: str  # training questions that the test shows, in words; "" where nobody asked
 
     @property
     def trained_on(self) -> tuple[str, ...]:
@@ -103,6 +120,7 @@ def read_results(folder: Path) -> StudyResults:
         failures={name: failure for name, failure in failures.items() if failure is not None},
         untrained=tuple(values["untrained"]),
         untested=tuple(values["untested"]),
+        left_out=values.get("left_out", ""),
     )
 
 
@@ -131,22 +149,49 @@ def _line(study: StudyRecipe, store: Store, job: Job, done: Mapping[str, Job]) -
         question_digests=stored.question_digests,
         blind=blind["correct"],
         training=_training(store.result(done[facts["train"]])) if facts["train"] else None,
+        served=_served(folder / "endpoint" / f"{summary.header.name}.json", study.rows[facts["row"]]),
+    )
+
+
+def _served(path: Path, row: RowSpec) -> Served | None:
+    facts = read_object(path)
+    if facts is None:
+        return None
+    prompt, completion = facts["prompt_tokens"], facts["completion_tokens"]
+    return Served(
+        address=f"{facts['url']}#{facts['model']}",
+        names=facts["served"],
+        answers=facts["answers"],
+        unanswered=facts["unanswered"],
+        uncounted=facts["answers_without_token_counts"],
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        failed_requests=facts["failed_requests"],
+        cost=None if row.endpoint is None else row.endpoint.cost(prompt, completion),
     )
 
 
 def _cells(study: StudyRecipe, stored: Sequence[Prediction], summary: Summary) -> dict[str, Cell]:
     found = {row.value: row for row in summary.groups if row.scope == study.axis}
-    tokens: dict[str, list[int]] = {}
+    answers: dict[str, list[Prediction]] = {}
     for p in stored:
         value = p.modality.value if study.axis == "modality" else p.question_type.value
-        tokens.setdefault(value, []).append(p.num_tokens)
-    if len(tokens) == 1:  # a summary lists groups only where there are two or more
-        found = {next(iter(tokens)): summary.overall}
+        answers.setdefault(value, []).append(p)
+    if len(answers) == 1:  # a summary lists groups only where there are two or more
+        found = {next(iter(answers)): summary.overall}
     return {
-        value: Cell(row=found[value], num_tokens=sum(tokens[value]) / len(tokens[value]))
+        value: Cell(row=found[value], num_tokens=mean_tokens(answers[value]))
         for value in study.test_on
         if value in found
     }
+
+
+def mean_tokens(answers: Sequence[Prediction]) -> float | None:
+    """Per completion, end token included; None where a server did not count those of every answer."""
+    written = [p for p in answers if not p.error]
+    if not written or any(p.text and not p.num_tokens for p in written):
+        return None
+    return sum(p.num_tokens for p in written) / len(written)
 
 
 def _training(folder: Path) -> Training:
@@ -182,6 +227,7 @@ def results_to_json(results: StudyResults) -> dict[str, Any]:
                     value: {**asdict(cell.row), "num_tokens": cell.num_tokens}
                     for value, cell in line.cells.items()
                 },
+                **({} if line.served is None else {"server": asdict(line.served)}),
             }
             for line in results.lines
         ],

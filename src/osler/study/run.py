@@ -101,7 +101,7 @@ class _Scheduler:
         self.elsewhere: set[str] = set()
         self.waiting = []
         for job in jobs:
-            if store.is_done(job):
+            if store.is_whole(job):
                 self.progress.done.append(job.name)
             else:
                 self.waiting.append(job)

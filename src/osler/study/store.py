@@ -84,9 +84,14 @@ class Store:
         values = read_object(self.place(job) / "done.json")
         return values is not None and values.get("key") == job.key and self.result(job).exists()
 
+    def is_whole(self, job: Job) -> bool:
+        """Whether it is done and no server left a question without an answer, which may be asked again."""
+        facts = [read_object(path) or {} for path in self.result(job).glob("endpoint/*.json")]
+        return self.is_done(job) and not any(one.get("unanswered") for one in facts)
+
     def lacks_only_the_mark(self, job: Job) -> bool:
         """Whether there is nothing to run: a data set appears complete or not at all."""
-        return self.is_done(job) or (job.kind == "data" and self.has_begun(job))
+        return self.is_whole(job) or (job.kind == "data" and self.has_begun(job))
 
     def failure(self, job: Job) -> Failure | None:
         values = read_object(self.place(job) / "failed.json")

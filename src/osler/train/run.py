@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +20,7 @@ from osler import checkpoint as checkpoints
 from osler.config import DataConfig, ModelConfig, TrainConfig, load_config, to_json
 from osler.data.digest import questions_digest
 from osler.data.load import load_questions
+from osler.data.without import leave_out
 from osler.errors import BadInput
 from osler.policy.load import checkpoint_folder, model_digest
 from osler.prompts import get_template
@@ -70,7 +71,7 @@ def describe(summary: Mapping[str, Any]) -> str:
 
 def train(config: TrainConfig, out: Path, resume: bool = False) -> dict[str, Any]:
     """Train the questions of `config.data` into `out`."""
-    questions = training_questions(config.data)
+    questions = training_questions(config.data, note=lambda text: print(text, file=sys.stderr))
     if config.method == "grpo" and config.grpo.questions_per_step > len(questions):
         raise BadInput(
             f"grpo.questions_per_step is {config.grpo.questions_per_step}, but only "
@@ -127,11 +128,19 @@ def reference_model(
     return frozen_copy(build_learner(config, out, world, None).policy)
 
 
-def training_questions(data: DataConfig) -> list[Question]:
+def training_questions(data: DataConfig, note: Callable[[str], None] = lambda text: None) -> list[Question]:
     """Load, filter and draw the training questions. Raises BadInput where nothing is left."""
     if not data.train:
         raise BadInput("recipe: data.train is not set; pass data.train=PATH")
-    found = _load(data.train, data.train_split, data, data.modality, data.question_type)
+    found: Sequence[Question] = _load(data.train, data.train_split, data, data.modality, data.question_type)
+    if data.without:
+        held_back = load_questions(
+            data.without, images_root=data.images or None, skip_bad=data.skip_bad
+        ).questions
+        found, left_out = leave_out(found, held_back)
+        note(f"data.without={data.without}: {left_out.total:,} training questions left out: {left_out}")
+        if not found:
+            raise BadInput(f"{data.train}: every question shares an image or a question with {data.without}")
     return draw_questions(found, data)
 
 
