@@ -10,6 +10,7 @@ import json
 import platform
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -173,23 +174,23 @@ def run_evaluation(
         shared |= opened.settings
         _write_config(request, opened.checkpoint, shared, name, _facts(request, len(questions)))
         _write_environment(request.out, opened)
-    predictions = evaluate(
-        opened.answering,
-        questions,
-        template,
-        request.out,
-        test_set,
-        sampling,
-        model=request.model,
-        model_digest=opened.digest,
-        data=request.data,
-        settings=opened.settings,
-        scorer=request.scorer,
-        batch_size=request.batch_size,
-        progress=progress,
-        note=note,
-    )
-    _write_served(opened, predictions, request.out / "endpoint" / f"{name}.json")
+    with _served_facts(opened, request.out, name):
+        predictions = evaluate(
+            opened.answering,
+            questions,
+            template,
+            request.out,
+            test_set,
+            sampling,
+            model=request.model,
+            model_digest=opened.digest,
+            data=request.data,
+            settings=opened.settings,
+            scorer=request.scorer,
+            batch_size=request.batch_size,
+            progress=progress,
+            note=note,
+        )
     summary, baseline = finish(request.out, name, questions, predictions, blind)
     main = MainPass(
         opened=opened,
@@ -235,11 +236,17 @@ def _facts(request: Request, num_questions: int) -> dict[str, Any]:
     return facts | {"num_questions": num_questions}
 
 
-def _write_served(opened: Opened, predictions: Sequence[Prediction], path: Path) -> None:
-    """What a server said and took, on top of what earlier calls wrote; nothing for a local model."""
-    if opened.facts is not None:
-        earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        write_json(path, opened.facts(predictions, earlier))
+@contextmanager
+def _served_facts(opened: Opened, out: Path, name: str) -> Iterator[None]:
+    """Keep what a server said and took, on top of what earlier calls wrote, also where it gave up."""
+    try:
+        yield
+    finally:
+        stored = out / "predictions" / f"{name}.jsonl"
+        if opened.facts is not None and stored.is_file():
+            path = out / "endpoint" / f"{name}.json"
+            earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            write_json(path, opened.facts(read_predictions(stored).predictions, earlier))
 
 
 def run_passes(main: MainPass, passes: Sequence[Pass]) -> Iterator[Finding]:
