@@ -34,6 +34,7 @@ from osler.study.store import Held, Store
 RESTARTS = 3  # of one job in one study, where its worker was lost
 _LOST = -int(signal.SIGKILL)  # as subprocess writes it
 _WAIT_SECONDS = 0.5
+_CONNECT_SECONDS = 20.0
 
 
 class KeeperLost(Exception):
@@ -256,6 +257,17 @@ def require_ray() -> None:
         raise BadInput("--launcher ray: Ray is not installed here; pip install 'osler[ray]'")
 
 
+def _check_reachable(address: str) -> None:
+    """Raises BadInput where nothing listens at HOST:PORT, at once; Ray itself tries for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or "/" in address or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        raise BadInput(f"--launcher ray: no cluster at RAY_ADDRESS={address}: {error}") from error
+
+
 @contextmanager
 def connected(jobs: Sequence[Job], workers: int) -> Iterator[RayLauncher]:
     """A launcher on the cluster that Ray finds (RAY_ADDRESS, else one of this machine, else a new local one).
@@ -268,14 +280,13 @@ def connected(jobs: Sequence[Job], workers: int) -> Iterator[RayLauncher]:
 
     is_ours = not ray.is_initialized()
     if is_ours:
+        _check_reachable(os.environ.get("RAY_ADDRESS", ""))
         handler = signal.getsignal(signal.SIGTERM)  # Ray puts its own in the place
         try:
             ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:  # Ray raises bare ones, too
-            where = os.environ.get("RAY_ADDRESS", "not set")
-            raise BadInput(
-                f"--launcher ray: no cluster, RAY_ADDRESS is {where}; Ray says: {error}"
-            ) from error
+            where, said = os.environ.get("RAY_ADDRESS", "not set"), str(error).splitlines()[0]
+            raise BadInput(f"--launcher ray: no cluster, RAY_ADDRESS is {where}; Ray says: {said}") from error
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
     try:
