@@ -163,6 +163,7 @@ def test_the_page_stands_alone_and_shows_everything(
         assert (results.folder / file).is_file()
     for job in results.jobs:
         assert job.key[:16] in page
+    assert results.digests == {"phantom-base": "0" * 64} and "0" * 64 in page
     assert "at step 1" in page and "at step 5" in page
     for one in published_for("med_r1", "modality"):
         assert one.source.split(",")[0] in page

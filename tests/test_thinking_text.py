@@ -133,6 +133,14 @@ def test_what_reasoning_concludes(body: str, index: int | None, how: str) -> Non
     assert (found.index, found.how) == (index, how)
 
 
+def test_the_no_of_a_choice_negates_nothing() -> None:
+    phases = ("Venous phase", "Arterial phase", "No contrast", "Not classified")
+    assert conclusion("Shows No contrast (C).", phases).index == 2
+    assert conclusion("Shows no contrast, option C.", phases).index == 2
+    assert conclusion("This is not no contrast.", phases).index is None
+    assert conclusion("No venous phase.", phases).index is None
+
+
 def test_the_longer_choice_is_meant() -> None:
     choices = ("Cyst", "Simple cyst", "Hepatitis B", "Abscess")
     assert conclusion("A simple cyst.", choices).index == 1

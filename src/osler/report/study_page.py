@@ -107,6 +107,8 @@ def write_study_page(folder: Path, out: Path, title: str = "") -> PageFacts:
         "cards_per_kind": CARDS_PER_KIND,
         "examples": [(name, cards) for name, cards in examples if cards],
         "recipe": flatten(asdict(results.study)),
+        "digests": list(results.digests.items()),
+        "environment": flatten(first[0].environment) if first else [],
         "jobs": _jobs(results),
     }
     written = write_whole(render("study.html.j2", ("style.css", "study.css", "thinking.css"), values), out)

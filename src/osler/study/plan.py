@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from osler.config import TrainConfig, load_config, to_json
@@ -32,6 +32,7 @@ class Plan:
     untrained: tuple[str, ...]  # values of `train_on` without a training question
     untested: tuple[str, ...]  # values of `test_on` without a test question
     left_out: str = ""  # training questions that the test shows, in words; "" where nobody asked
+    digests: Mapping[str, str] = field(default_factory=dict)  # of question files and weights, as named
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -40,6 +41,7 @@ class Plan:
             "untrained": list(self.untrained),
             "untested": list(self.untested),
             "left_out": self.left_out,
+            "digests": dict(self.digests),
         }
 
 
@@ -84,6 +86,7 @@ def plan(study: StudyRecipe, inputs: Inputs) -> Plan:
         untrained=untrained,
         untested=tuple(v for v in study.test_on if not inputs.test_counts.get(v)),
         left_out="" if inputs.left_out is None else f"{inputs.left_out.total:,}: {inputs.left_out}",
+        digests={**inputs.digests, **inputs.models},
     )
 
 

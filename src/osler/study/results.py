@@ -91,6 +91,7 @@ class StudyResults:
     untrained: tuple[str, ...]
     untested: tuple[str, ...]
     left_out: str  # training questions that the test shows, in words; "" where nobody asked
+    digests: Mapping[str, str]  # of question files and weights, as named
 
     @property
     def trained_on(self) -> tuple[str, ...]:
@@ -121,6 +122,7 @@ def read_results(folder: Path) -> StudyResults:
         untrained=tuple(values["untrained"]),
         untested=tuple(values["untested"]),
         left_out=values.get("left_out", ""),
+        digests=values.get("digests", {}),
     )
 
 

@@ -106,13 +106,18 @@ def conclusion(body: str, choices: Sequence[str]) -> Extraction:
     """The choice that the reasoning settles on, by `osler.answers`; else the only choice that it names.
 
     A choice is named by its letter or by its whole text, `lenient:only_choice`. Reasoning that negates
-    something or turns round, and reasoning that names two choices or none, has no conclusion.
+    something, the choices' own texts aside, or turns round, and reasoning that names two choices or none,
+    has no conclusion.
     """
     stated = extract_answer(body, choices)
     if stated.index is not None:
         return stated
     mentions = mentions_of(body, choices)
-    if NEGATION.search(body) or REVERSAL.search(body):
+    signs = list(body)  # the "no" of a choice that reads "No contrast" negates nothing
+    for _, start, end in mentions:
+        signs[start:end] = "." * (end - start)
+    beside = "".join(signs)
+    if NEGATION.search(beside) or REVERSAL.search(beside):
         return NOTHING
     if len({index for index, _, _ in mentions}) != 1:
         return NOTHING
