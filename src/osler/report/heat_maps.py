@@ -70,6 +70,7 @@ class HeatGroup:
     """The three maps of one kind of model, with the items behind the first."""
 
     title: str
+    corner: str  # what the rows are
     maps: tuple[HeatMap, ...]
     items: tuple[Items, ...]
 
@@ -98,7 +99,8 @@ def heat_group(
         for name, found in maps.items()
         if any(cell for _, row in found for cell in row)
     )
-    return HeatGroup(title=title, maps=shown, items=tuple(items))
+    corner = "trained on" if len(results.trained_on) > 1 else "model"
+    return HeatGroup(title=title, corner=corner, maps=shown, items=tuple(items))
 
 
 _MAPS = {

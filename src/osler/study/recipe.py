@@ -15,7 +15,12 @@ from osler.evaluate.variants import ABLATIONS
 from osler.records import Modality, QuestionType
 
 _ENDPOINT_OPTIONS = (
-    *("--concurrency", "--timeout", "--attempts", "--key-variable", "--limit-parameter", "--prices"),
+    "--concurrency",
+    "--timeout",
+    "--attempts",
+    "--key-variable",
+    "--limit-parameter",
+    "--prices",
 )
 RELEASED = "{released}"
 STUDY_DIR = RECIPE_DIR / "studies"
