@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from finished_study import PER_COLUMN, finished_plan, write_study
 from osler.evaluate.stats import holm
@@ -17,6 +19,7 @@ from osler.study.published import published_figures, published_for
 from osler.study.recipe import AXES
 from osler.study.results import StudyResults, read_results, results_to_json
 from osler.study.store import Store
+from osler.study.table import result_table
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +50,23 @@ def test_every_model_has_its_line_and_every_cell_its_numbers(finished: tuple[Stu
             )
     table = results_to_json(results)["table"]
     assert len(table) == len(results.lines) and table[0]["cells"]["mri"]["n"] == PER_COLUMN
+
+
+@pytest.mark.parametrize("columns", [2, 8])
+def test_the_printed_table_fits_a_terminal_with_every_model_and_number(tmp_path: Path, columns: int) -> None:
+    modalities = AXES["modality"][:columns]
+    quoted = ", ".join(f'"{m}"' for m in ("mri", "ct", *(m for m in modalities if m not in ("mri", "ct"))))
+    write_study(tmp_path, finished_plan(f"test_on=[{quoted}]"))
+    results = read_results(tmp_path)
+    console = Console(width=80, record=True, file=StringIO())
+    console.print(result_table(results))
+    text = console.export_text()
+    assert "…" not in text and max(map(len, text.splitlines())) <= 80
+    for line in results.lines:
+        row = next(r for r in text.splitlines() if r.strip().startswith(line.name[:12]))
+        text = text[text.index(row) + len(row) :]
+        for cell in line.cells.values():
+            assert f"{100 * cell.row.accuracy:.1f}" in row
 
 
 def test_effects_are_counted_again(finished: tuple[StudyResults, Store]) -> None:

@@ -10,12 +10,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from osler.evaluate.printed import NONE, percent, percent_range
+from osler.evaluate.stats import Interval
 from osler.study.conduct import Conducted, shown_time
 from osler.study.results import Line, StudyResults
 
 _SHORT = {"modality_recognition": "modality", "anatomy_identification": "anatomy"}
 _SHORT |= {"disease_diagnosis": "disease", "lesion_grading": "grading"}
-_SHORT |= {"other_biological_attributes": "attributes"}
+_SHORT |= {"other_biological_attributes": "attributes", "ultrasound": "US"}
+_SHORT |= {"dermoscopy": "derm", "microscopy": "micro"}
+_WIDE = 3  # columns whose cells have room for everything in one line of 80 characters
 
 
 def print_plan(found: Conducted, console: Console) -> None:
@@ -62,21 +65,24 @@ def _job(found: Conducted, name: str):  # type: ignore[no-untyped-def]
 
 def result_table(results: StudyResults) -> Table:
     """Accuracy in % with 95 % interval; chance and blind baseline of each training set below."""
-    table = Table(title=escape(results.study.title), box=SIMPLE_HEAD, pad_edge=False)
+    is_wide = len(results.columns) > _WIDE
+    padding = (0, 0, 0, 1) if is_wide else (0, 1)
+    table = Table(title=escape(results.study.title), box=SIMPLE_HEAD, pad_edge=False, padding=padding)
     table.caption = "accuracy in % (95 % interval); unparsed counts as wrong; – no question, or not run"
-    table.add_column("model", overflow="fold")
+    table.add_column("model\nn" if is_wide else "model", overflow="fold", min_width=12)
     for column in results.columns:
         n = max((line.cells[column].row.n for line in results.lines if column in line.cells), default=0)
-        table.add_column(f"{_SHORT.get(column, column)}\nn = {n}", justify="right", no_wrap=True)
+        name = f"{_SHORT.get(column, column)}\n{n if is_wide else f'n = {n}'}"
+        table.add_column(name, justify="right", no_wrap=True)
     for line in results.lines:
-        table.add_row(escape(line.name), *[_cell(line, column) for column in results.columns])
+        table.add_row(escape(line.name), *[_cell(line, c, is_wide) for c in results.columns])
     table.add_section()
     first = results.lines[0]
     chances = [percent(first.cells[c].row.chance) if c in first.cells else NONE for c in results.columns]
     table.add_row("chance", *chances)
     for on, line in blind_lines(results).items():
         name = f"blind baseline ({on.replace('_', ' ')})" if on else "blind baseline"
-        table.add_row(name, *[_blind(line, column) for column in results.columns])
+        table.add_row(name, *[_blind(line, c, is_wide) for c in results.columns])
     return table
 
 
@@ -89,15 +95,24 @@ def blind_lines(results: StudyResults) -> dict[str, Line]:
     return found
 
 
-def _cell(line: Line, column: str) -> str:
+def _cell(line: Line, column: str, is_wide: bool) -> str:
     if column not in line.cells:
         return NONE
     row = line.cells[column].row
-    return f"{percent(row.accuracy)} [dim]({percent_range(row.interval)})[/dim]"
+    return _with_interval(row.accuracy, row.interval, is_wide)
 
 
-def _blind(line: Line, column: str) -> str:
-    if column not in line.cells or line.cells[column].row.blind_interval is None:
+def _blind(line: Line, column: str, is_wide: bool) -> str:
+    if column not in line.cells:
         return NONE
     row = line.cells[column].row
-    return f"{percent(row.blind_accuracy)} [dim]({percent_range(row.blind_interval)})[/dim]"
+    return _with_interval(row.blind_accuracy, row.blind_interval, is_wide)
+
+
+def _with_interval(accuracy: float | None, interval: Interval | None, is_wide: bool) -> str:
+    """In one line, or in a wide table in two, the interval in whole points."""
+    if interval is None:
+        return NONE
+    if not is_wide:
+        return f"{percent(accuracy)} [dim]({percent_range(interval)})[/dim]"
+    return f"{percent(accuracy)}\n[dim]{100 * interval.low:.0f}–{100 * interval.high:.0f}[/dim]"
