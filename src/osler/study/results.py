@@ -121,8 +121,8 @@ def read_results(folder: Path) -> StudyResults:
         failures={name: failure for name, failure in failures.items() if failure is not None},
         untrained=tuple(values["untrained"]),
         untested=tuple(values["untested"]),
-        left_out=values.get("left_out", ""),
-        digests=values.get("digests", {}),
+        left_out=values["left_out"],
+        digests=values["digests"],
     )
 
 
