@@ -67,6 +67,18 @@ def test_the_printed_table_fits_a_terminal_with_every_model_and_number(tmp_path:
         text = text[text.index(row) + len(row) :]
         for cell in line.cells.values():
             assert f"{100 * cell.row.accuracy:.1f}" in row
+    assert "blind baseline (mri)" in text and "blind baseline (ct)" in text
+
+
+def test_a_table_without_trainings_has_its_blind_baseline(tmp_path: Path) -> None:
+    write_study(tmp_path, finished_plan('only=["zero_shot_think"]'))
+    results = read_results(tmp_path)
+    console = Console(width=80, record=True, file=StringIO())
+    console.print(result_table(results))
+    (said,) = [row for row in console.export_text().splitlines() if "blind baseline" in row]
+    for cell in results.lines[0].cells.values():
+        assert cell.row.blind_accuracy is not None
+        assert f"{100 * cell.row.blind_accuracy:.1f}" in said
 
 
 def test_effects_are_counted_again(finished: tuple[StudyResults, Store]) -> None:

@@ -87,12 +87,15 @@ def result_table(results: StudyResults) -> Table:
 
 
 def blind_lines(results: StudyResults) -> dict[str, Line]:
-    """For every training set a line that holds its blind baseline; models trained on it share it."""
-    found: dict[str, Line] = {}
+    """For every training set a line that holds its blind baseline; models trained on it share it.
+
+    Where nothing was trained, what the first line was put beside, under "".
+    """
+    trained: dict[str, Line] = {}
     for line in results.lines:
         if line.on:
-            found.setdefault(line.on, line)
-    return found
+            trained.setdefault(line.on, line)
+    return trained or {"": results.lines[0]}
 
 
 def _cell(line: Line, column: str, is_wide: bool) -> str:
