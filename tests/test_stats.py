@@ -23,6 +23,7 @@ from osler.evaluate.stats import (
     cluster_bootstrap_interval,
     cluster_flip_test,
     holm,
+    margin_p,
     mcnemar,
     non_inferiority,
     paired_cluster_bootstrap,
@@ -391,7 +392,9 @@ def test_non_inferiority_agrees_with_the_one_sided_normal_test() -> None:
         z = (d.mean() + 0.02) / (d.std() / sqrt(1500))
         if abs(abs(z) - 1.96) < 0.1:  # the bootstrap's own noise decides here
             continue
-        verdict = non_inferiority(paired_cluster_bootstrap(a, b, list(range(1500))), 0.02)
+        interval = paired_cluster_bootstrap(a, b, list(range(1500)))
+        assert margin_p(d.mean(), interval, 0.02) == pytest.approx(2 * norm.sf(abs(z)), rel=0.35, abs=1e-4)
+        verdict = non_inferiority(interval, 0.02)
         seen.add(verdict)
         assert verdict == ("pass" if z > 1.96 else "fail" if z < -1.96 else "not shown")
     assert len(seen) > 1

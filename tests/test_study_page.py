@@ -10,10 +10,10 @@ import pytest
 from rich.console import Console
 
 from finished_study import PER_COLUMN, finished_plan, write_study
-from osler.evaluate.stats import holm
+from osler.evaluate.stats import holm, margin_p
 from osler.report.cost_curves import reached
 from osler.report.study_page import write_study_page
-from osler.study.claims import check_claims
+from osler.study.claims import MARGIN, check_claims
 from osler.study.effects import effect, lines_of, pooled, subgroups
 from osler.study.published import published_figures, published_for
 from osler.study.recipe import AXES
@@ -146,6 +146,14 @@ def verdicts(results: StudyResults) -> dict[str, str]:
         "emerges",
     )
     return {word: claim.verdict for claim in check_claims(results) for word in words if word in claim.text}
+
+
+def test_at_least_as_good_is_adjusted_with_the_other_claims(finished: tuple[StudyResults, Store]) -> None:
+    found = [c.effect for c in check_claims(finished[0]) if c.effect is not None]
+    assert [e.holm_p for e in found] == pytest.approx(list(holm([e.p for e in found])))
+    (as_good,) = [e for e in found if e.b == "grpo_nothink"]
+    plain = effect(finished[0], as_good.a, as_good.b)
+    assert plain is not None and as_good.p == margin_p(plain.difference, plain.interval, MARGIN) != plain.p
 
 
 def test_claims_find_what_is_true(finished: tuple[StudyResults, Store]) -> None:

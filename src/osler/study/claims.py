@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from osler.evaluate.stats import NonInferiority, holm, non_inferiority
+from osler.evaluate.stats import holm, margin_p
 from osler.study.effects import Domain, Effect, effect, lines_of
 from osler.study.recipe import RELEASED
 from osler.study.results import Line, StudyResults
@@ -88,14 +88,14 @@ _DOMAINS = {"all": "all cells", "in": "in-domain cells", "out": "out-of-domain c
 def check_claims(results: StudyResults) -> tuple[Claim, ...]:
     """Every claim, decided where this study can; p values adjusted over the claims that were tested."""
     found = [*(_found(results, wanted) for wanted in _WANTED), *_larger(results)]
-    tested = [claim for claim in found if claim.effect is not None]
-    adjusted = iter(holm([c.effect.p for c in tested if c.effect is not None]) if tested else ())
+    tested = [claim.effect.p for claim in found if claim.effect is not None]
+    adjusted = iter(holm(tested) if tested else ())
+    at_least = {wanted.text for wanted in _WANTED if wanted.at_least}
     decided = []
     for claim in found:
         if claim.effect is not None:
             claim = replace(claim, effect=replace(claim.effect, holm_p=float(next(adjusted))))
-            wanted = next((w for w in _WANTED if w.text == claim.text), None)
-            claim = _decided(results, claim, wanted is not None and wanted.at_least)
+            claim = _decided(results, claim, claim.text in at_least)
         decided.append(claim)
     return (*decided, _traces(results))
 
@@ -103,7 +103,7 @@ def check_claims(results: StudyResults) -> tuple[Claim, ...]:
 def _found(results: StudyResults, wanted: _Wanted) -> Claim:
     test = f"{_label(results, wanted.b)} minus {_label(results, wanted.a)} on {_DOMAINS[wanted.domain]}"
     if wanted.at_least:
-        test += f", non-inferiority with a margin of {100 * MARGIN:g} points, and fewer training tokens"
+        test += f", p against -{100 * MARGIN:g} points (non-inferiority), and fewer training tokens"
     claim = Claim(text=wanted.text, source=wanted.source, test=test, effect=None, verdict="not tested here")
     if wanted.axis and results.study.axis != wanted.axis:
         return replace(claim, note=f"needs a study by {wanted.axis.replace('_', ' ')}")
@@ -111,6 +111,8 @@ def _found(results: StudyResults, wanted: _Wanted) -> Claim:
     if missing:
         return replace(claim, note=f"no row {missing[0]} with results")
     one = effect(results, wanted.a, wanted.b, wanted.domain)
+    if one is not None and wanted.at_least:
+        one = replace(one, p=margin_p(one.difference, one.interval, MARGIN))
     return replace(claim, effect=one, note="" if one is not None else "no such cell")
 
 
@@ -142,23 +144,20 @@ def _larger(results: StudyResults) -> Iterator[Claim]:
 def _decided(results: StudyResults, claim: Claim, at_least: bool) -> Claim:
     one = claim.effect
     assert one is not None
-    if at_least:
-        verdict, note = _non_inferior(results, one)
-        return replace(claim, verdict=verdict, note=note)
+    note, costs_less = _cost(results, one) if at_least else (claim.note, True)
     if one.holm_p >= LEVEL:
-        return replace(claim, verdict="not shown here")
-    return replace(claim, verdict="holds here" if one.difference > 0 else "reversed here")
+        return replace(claim, verdict="not shown here", note=note)
+    if one.difference < (-MARGIN if at_least else 0):
+        return replace(claim, verdict="reversed here", note=note)
+    return replace(claim, verdict="holds here" if costs_less else "not shown here", note=note)
 
 
-def _non_inferior(results: StudyResults, one: Effect) -> tuple[Verdict, str]:
+def _cost(results: StudyResults, one: Effect) -> tuple[str, bool]:
+    """What both trainings took, in words, and whether b took less."""
     cost_a, cost_b = (training_tokens(lines_of(results, row)) for row in (one.a, one.b))
     if cost_a is None or cost_b is None:
-        return "not shown here", "training tokens are not known"
-    note = f"training tokens per model: {cost_b:,.0f} against {cost_a:,.0f}"
-    found = non_inferiority(one.interval, MARGIN)
-    if found is NonInferiority.PASS and cost_b < cost_a:
-        return "holds here", note
-    return ("reversed here" if found is NonInferiority.FAIL else "not shown here"), note
+        return "training tokens are not known", False
+    return f"training tokens per model: {cost_b:,.0f} against {cost_a:,.0f}", cost_b < cost_a
 
 
 def training_tokens(lines: Sequence[Line]) -> float | None:
