@@ -16,6 +16,7 @@ LAYERS = {
     "osler": 0.0,  # the version, nothing else
     "osler.errors": 0.0,
     "osler.signals": 0.0,
+    "osler.processes": 0.0,
     "osler.records": 1.0,
     "osler.config": 1.1,
     "osler.prompts": 2.0,

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from osler.audit.blind import fit_blind
-from osler.audit.processes import spread
 from osler.audit.readers import READERS
 from osler.evaluate.stats import Interval, accuracy_interval, chance_level
+from osler.processes import spread
 from osler.records import Modality, Question
 
 BLIND = "blind_baseline"

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from osler.audit.perceptual import NUM_BITS, near_pairs, perceptual_hash
-from osler.audit.processes import spread
 from osler.audit.readers import normal_choice, problem_key, stem_key
 from osler.data.images import image_digest, open_image
 from osler.errors import BadInput
+from osler.processes import spread
 from osler.records import Modality, Question
 
 _EXAMPLES = 5

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from osler.audit.baselines import Accuracy, accuracy_of, by_modality
 from osler.audit.blind import fit_blind
-from osler.audit.processes import spread
 from osler.data.rebuild import UNBALANCED
 from osler.data.repair_record import RepairRecord
+from osler.processes import spread
 from osler.records import Modality, Question
 
 

@@ -13,11 +13,9 @@ several processes.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +35,7 @@ from osler.phantom.questions import (
     stream,
 )
 from osler.phantom.scene import Scene
+from osler.processes import spread
 from osler.records import LETTERS, Modality, Question, QuestionType
 
 DRAWING_VERSION = 1  # raised whenever the same seed gives other pixels or other questions
@@ -229,7 +228,8 @@ def _jobs(root: Path, parts: Sequence[Part]) -> Iterator[tuple[tuple[Scene, ...]
             yield part.scenes[start : start + _CHUNK], tuple(files[start : start + _CHUNK])
 
 
-def _render_chunk(scenes: tuple[Scene, ...], files: tuple[str, ...]) -> int:
+def _render_chunk(job: tuple[tuple[Scene, ...], tuple[str, ...]]) -> int:
+    scenes, files = job
     for scene, file in zip(scenes, files, strict=True):
         pixels = IMAGINGS[scene.modality].render(scene, IMAGE_SIZE)
         Image.fromarray(pixels).save(file, format="PNG")
@@ -238,21 +238,7 @@ def _render_chunk(scenes: tuple[Scene, ...], files: tuple[str, ...]) -> int:
 
 def _render_all(root: Path, parts: Sequence[Part], progress: Progress | None, workers: int) -> None:
     total, done = sum(len(part.scenes) for part in parts), 0
-    jobs = list(_jobs(root, parts))
-    if workers <= 1:
-        for scenes, files in jobs:
-            done += _render_chunk(scenes, files)
-            if progress is not None:
-                progress(done, total)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
-        try:
-            futures = [pool.submit(_render_chunk, scenes, files) for scenes, files in jobs]
-            for future in as_completed(futures):
-                done += future.result()
-                if progress is not None:
-                    progress(done, total)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    for drawn in spread(_render_chunk, list(_jobs(root, parts)), workers):
+        done += drawn
+        if progress is not None:
+            progress(done, total)
