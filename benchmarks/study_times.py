@@ -10,34 +10,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from osler.costs.shape import model_shape
+from osler.costs.shape import QWEN2_VL_2B
 from osler.study.inputs import Inputs
 from osler.study.plan import models_of, plan
 from osler.study.predict import estimates
 from osler.study.recipe import load_study, study_names
 from osler.study.store import Store
 
-QWEN2_VL_2B = {
-    "model_type": "qwen2_vl",
-    "hidden_size": 1536,
-    "intermediate_size": 8960,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 12,
-    "num_key_value_heads": 2,
-    "vocab_size": 151936,
-    "tie_word_embeddings": True,
-    "vision_config": {
-        "depth": 32,
-        "embed_dim": 1280,
-        "mlp_ratio": 4,
-        "num_heads": 16,
-        "in_chans": 3,
-        "hidden_size": 1536,
-        "patch_size": 14,
-        "spatial_merge_size": 2,
-        "temporal_patch_size": 2,
-    },
-}
 # (train, test) questions of the released files; MRI and disease diagnosis by subtraction from the whole.
 COUNTS: dict[str, dict[str, tuple[int, int]]] = {
     "modality": {
@@ -69,7 +48,7 @@ def row(name: str) -> str:
         train_counts={value: train for value, (train, _) in counts.items()},
         test_counts={value: test for value, (_, test) in counts.items()},
         models=dict.fromkeys(models, ""),
-        shapes=dict.fromkeys(models, model_shape(QWEN2_VL_2B)),
+        shapes=dict.fromkeys(models, QWEN2_VL_2B),
     )
     jobs = plan(study, inputs).jobs
     found = estimates(jobs, Store(Path("nowhere")), (), "cuda")

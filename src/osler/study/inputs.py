@@ -137,7 +137,6 @@ def _check_axis(study: StudyRecipe, path: str, questions: Sequence[Question]) ->
 
 def _check_disjoint(study: StudyRecipe, train: Sequence[Question], test: Sequence[Question]) -> None:
     """Refuse a test whose questions are trained on, as where one split family meets the other."""
-
     trained = {as_shown(q) for q in train if axis_of(study, q) in study.train_on}
     shared = sum(as_shown(q) in trained for q in test)
     if shared > MAX_SHARED * len(test):

@@ -16,7 +16,7 @@ from osler.prompts import get_template
 from osler.study.graph import Job, in_order, job_to_json, key_of
 from osler.study.inputs import Inputs, phantom_identity
 from osler.study.predict import SERVED
-from osler.study.recipe import RowSpec, StudyRecipe
+from osler.study.recipe import ENDPOINT_WORDS, RowSpec, StudyRecipe
 from osler.train.schedule import num_slots
 
 DATA = "data"  # the placeholder of the data job's folder
@@ -161,7 +161,7 @@ def _train(
     num_questions = min(count or inputs.train_counts[on], inputs.train_counts[on])
     parents = () if places.job is None else (places.job,)
     depends_on = {
-        "config": _portable(_as_set(config), inputs),
+        "config": _portable(to_json(config), inputs),
         "model": inputs.models[_start(config)],
         "processes": study.processes,
     }
@@ -226,7 +226,7 @@ def _test(
         kind="evaluate",
         command=(
             *("evaluate", "--model", model, "--data", places.test),
-            *("--out", "{out}", *options, *_differs(asking, *_ENDPOINT_WORDS), *images),
+            *("--out", "{out}", *options, *_differs(asking, *ENDPOINT_WORDS), *images),
         ),
         key=key_of("evaluate", depends_on, parents),
         parents=tuple(job.name for job in parents),
@@ -243,23 +243,13 @@ def _test(
     )
 
 
-_ENDPOINT_WORDS = {
-    "concurrency": "--concurrency",
-    "timeout_seconds": "--timeout",
-    "attempts": "--attempts",
-    "key_variable": "--key-variable",
-    "limit_parameter": "--limit-parameter",
-    "prices": "--prices",
-}
-
-
 def _differs(asking: EndpointOptions, *names: str) -> Iterator[str]:
     """Those options of an endpoint that are not as they are anyway, as on the command line."""
     usual = EndpointOptions()
     for name in names:
         value = getattr(asking, name)
         if value != getattr(usual, name):
-            yield _ENDPOINT_WORDS[name]
+            yield ENDPOINT_WORDS[name]
             yield from map(str, value if isinstance(value, tuple) else [value])
 
 
@@ -303,14 +293,6 @@ def _as_the_others(study: StudyRecipe, row: RowSpec) -> list[str]:
 def _start(config: TrainConfig) -> str:
     revision = config.model.revision
     return f"{config.model.path}@{revision}" if revision else config.model.path
-
-
-def _as_set(config: TrainConfig) -> dict[str, Any]:
-    """The configuration without keys that came later and are not set: they change no result."""
-    values = to_json(config)
-    if not config.data.without:
-        del values["data"]["without"]
-    return values
 
 
 def _portable(values: Any, inputs: Inputs) -> Any:

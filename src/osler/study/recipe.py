@@ -14,14 +14,15 @@ from osler.evaluate.server import SCHEME, Address, EndpointOptions
 from osler.evaluate.variants import ABLATIONS
 from osler.records import Modality, QuestionType
 
-_ENDPOINT_OPTIONS = (
-    "--concurrency",
-    "--timeout",
-    "--attempts",
-    "--key-variable",
-    "--limit-parameter",
-    "--prices",
-)
+# Fields of EndpointOptions, and the options of `osler evaluate` that set them.
+ENDPOINT_WORDS = {
+    "concurrency": "--concurrency",
+    "timeout_seconds": "--timeout",
+    "attempts": "--attempts",
+    "key_variable": "--key-variable",
+    "limit_parameter": "--limit-parameter",
+    "prices": "--prices",
+}
 RELEASED = "{released}"
 STUDY_DIR = RECIPE_DIR / "studies"
 Axis = Literal["modality", "question_type"]
@@ -220,7 +221,7 @@ def _check_row(study: StudyRecipe, name: str, row: RowSpec, where: str) -> None:
         (name.replace("_", "").isalnum(), "must be named with letters, digits and _"),
         (served or row.endpoint is None, f"has an endpoint, and its model is no {SCHEME}URL#name"),
         (
-            not any(word.startswith(_ENDPOINT_OPTIONS) for word in row.arguments),
+            not any(word.startswith(tuple(ENDPOINT_WORDS.values())) for word in row.arguments),
             f"says how to ask a server among its arguments; write rows.{name}.endpoint = {{…}}",
         ),
     ]
