@@ -41,7 +41,7 @@ from osler.evaluate.summary import (
 from osler.evaluate.thinking.examine import check_thinks_first, examine
 from osler.evaluate.thinking.table import print_thinking
 from osler.evaluate.trained import HowTrained, how_trained
-from osler.prompts import get_template
+from osler.prompts import Template, get_template
 from osler.records import Prediction, Question
 from osler.rollout.sampling import Sampling
 from osler.tracking import write_json
@@ -152,9 +152,7 @@ def run_evaluation(
     Raises BadInput for anything wrong with model, data or an `out` that belongs to another run.
     """
     how = how_trained(request.model)
-    template = get_template(request.template or how.template)
-    if request.template is None:
-        note(f"--template not given: {template.name}, {how.says}")
+    template = _template(request, how, note)
     passes = passes_of(request)
     for one in passes:
         one.check(template)
@@ -162,17 +160,11 @@ def run_evaluation(
     questions = _questions(request)
     blind = None if blind is None else without_test_questions(blind, questions, note)
     opened = _open(request, how, passes, note)
-    sampling = Sampling(
-        max_completion_tokens=request.max_completion_tokens or how.max_completion_tokens,
-        temperature=request.temperature,
-        seed=request.seed,
-    )
+    sampling = _sampling(request, how)
     test_set = name_of(request.data)
     name = scored_name(test_set, request.scorer)
     if not in_training_run:
-        shared = {"model_digest": opened.digest, "template": template.name, **asdict(sampling)}
-        shared |= opened.settings
-        _write_config(request, opened.checkpoint, shared, name, _facts(request, len(questions)))
+        _write_config(request, opened, template, sampling, name, len(questions))
         _write_environment(request.out, opened)
     with _served_facts(opened, request.out, name):
         predictions = evaluate(
@@ -207,6 +199,21 @@ def run_evaluation(
         note=note,
     )
     return Evaluation(summary=summary, findings=tuple(run_passes(main, passes)))
+
+
+def _template(request: Request, how: HowTrained, note: Callable[[str], None]) -> Template:
+    template = get_template(request.template or how.template)
+    if request.template is None:
+        note(f"--template not given: {template.name}, {how.says}")
+    return template
+
+
+def _sampling(request: Request, how: HowTrained) -> Sampling:
+    return Sampling(
+        max_completion_tokens=request.max_completion_tokens or how.max_completion_tokens,
+        temperature=request.temperature,
+        seed=request.seed,
+    )
 
 
 def _questions(request: Request) -> tuple[Question, ...]:
@@ -313,13 +320,20 @@ def _holds_training(out: Path, how: HowTrained) -> bool:
 
 
 def _write_config(
-    request: Request, checkpoint: str, shared: dict[str, Any], name: str, facts: dict[str, Any]
+    request: Request,
+    opened: Opened,
+    template: Template,
+    sampling: Sampling,
+    name: str,
+    num_questions: int,
 ) -> None:
     path = request.out / "config.json"
+    shared = {"model_digest": opened.digest, "template": template.name, **asdict(sampling)}
+    shared |= opened.settings
     values: dict[str, Any] = {
         "kind": "evaluate",
         "model": request.model,
-        "checkpoint": checkpoint,
+        "checkpoint": opened.checkpoint,
         **shared,
         "test_sets": {},
     }
@@ -332,7 +346,7 @@ def _write_config(
                     f"{value!r}; choose another --out"
                 )
         values["test_sets"] = stored["test_sets"]
-    values["test_sets"][name] = facts
+    values["test_sets"][name] = _facts(request, num_questions)
     write_json(path, values)
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -219,13 +220,8 @@ def load_policy(
         hub["revision"] = revision
     if folder is not None:
         hub["local_files_only"] = True
-    try:
-        config = AutoConfig.from_pretrained(source, **hub)
-        if config.model_type not in SUPPORTED_FAMILIES:
-            raise BadInput(
-                f"model {path}: family {config.model_type} is not supported here; "
-                f"supported: {', '.join(SUPPORTED_FAMILIES)}"
-            )
+    with _loading(path):
+        config = _supported_config(path, source, hub)
         tokenizer = _load_tokenizer(source, hub)
         processor = AutoImageProcessor.from_pretrained(
             source,
@@ -238,13 +234,30 @@ def load_policy(
             source, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **hub
         )
         model, info = loaded
-    except (OSError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise BadInput(f"model {path}: cannot be loaded: {first_line}") from error
     refuse_partial_load(path, info)
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model.eval()
     return Policy(model, tokenizer, processor, path, folder, mask_placeholders, precision)
+
+
+@contextmanager
+def _loading(path: str) -> Iterator[None]:
+    """What transformers says of a checkpoint it cannot load, in one line."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise BadInput(f"model {path}: cannot be loaded: {first_line}") from error
+
+
+def _supported_config(path: str, source: str, hub: dict[str, Any]) -> Any:
+    config = AutoConfig.from_pretrained(source, **hub)
+    if config.model_type not in SUPPORTED_FAMILIES:
+        raise BadInput(
+            f"model {path}: family {config.model_type} is not supported here; "
+            f"supported: {', '.join(SUPPORTED_FAMILIES)}"
+        )
+    return config
 
 
 def _load_tokenizer(source: str, hub: dict[str, Any]) -> Any:
@@ -289,13 +302,10 @@ def model_family(path: str) -> str:
     folder = Path(source)
     if (folder / "adapter_config.json").is_file():
         return model_family(_adapter_base(folder)[0])
-    try:
+    with _loading(path):
         config = AutoConfig.from_pretrained(
             source, trust_remote_code=False, local_files_only=folder.is_dir() or None
         )
-    except (OSError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise BadInput(f"model {path}: cannot be loaded: {first_line}") from error
     return str(config.model_type)
 
 
