@@ -11,6 +11,7 @@ Q = H / K, E head dimension.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -113,7 +114,7 @@ def _shared(x_MKE: Tensor, sharing: int, count: int) -> Tensor:
     return x_MKE.transpose(0, 1)[:, None].expand(-1, sharing, -1, -1)
 
 
-class Spanwise:
+class Spanwise(ABC):
     """Kernels that take spans of one size, heads first."""
 
     def forward(self, x: Tensors, part: Part, scale: float) -> tuple[Tensor, Tensor]:
@@ -139,14 +140,15 @@ class Spanwise:
             for grad, more in ((grads.k, added.k), (grads.v, added.v)):
                 _heads(grad[seen], count=count).add_(more if sharing == 1 else more.sum(1))
 
+    @abstractmethod
     def span_forward(self, x: Tensors, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
         """[N, H, n or m, E] each -> output [N, H, n, E] and log-sum-exp [N, H, n]; or K for N and Q for H."""
-        raise NotImplementedError
 
+    @abstractmethod
     def span_backward(
         self, x: Tensors, grad_out: Tensor, out: Tensor, lse: Tensor, causal: bool, scale: float
     ) -> Tensors:
-        raise NotImplementedError
+        """The gradients of all three."""
 
 
 def _sharing(x: Tensors) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
@@ -67,8 +68,8 @@ def reached(metrics: Metrics) -> tuple[Reached, ...]:
         Reached(
             accuracy=fmean(one[step] for one in sets),
             steps=step,
-            tokens=written[sum(s <= step for s in steps)],
-            seconds=spent[sum(s <= step for s in steps)],
+            tokens=written[bisect_right(steps, step)],
+            seconds=spent[bisect_right(steps, step)],
         )
         for step in asked
     )
