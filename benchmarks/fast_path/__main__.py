@@ -57,7 +57,7 @@ def main() -> int:
         run(row, scale, arguments.out)
     results = read_all(arguments.out)
     print(table(results))
-    plot(results, arguments.out / "ratios.svg")
+    plot([results], arguments.out / "ratios.svg")
     return 0
 
 

@@ -1,6 +1,6 @@
 """Results as JSON with the command and versions beside them, and as tables and plots.
 
-python -m benchmarks.fast_path.results DIR     # prints the table of a folder of results, draws its plot
+python -m benchmarks.fast_path.results DIR [DIR ...]    # each run's table, one plot into the first
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,6 +23,7 @@ from benchmarks.fast_path import machines
 from benchmarks.fast_path.rows import ROWS
 
 PACKAGES = ("osler", "torch", "transformers", "trl", "accelerate", "datasets", "torchvision", "numpy")
+RUN_COLOURS = ("#8fb3d3", "#c3d6e8", "#e3b48f")
 HEAD = "| row | TRL, default / tuned | Osler | ratio | bar | floor | its share | max Δlogp | rel. Δgradient |"
 
 
@@ -109,30 +111,48 @@ def _named(name: str, value: float) -> str:
     return f"{value:.2f}x" if name == "trl" else f"{name} {value:.2f}x"
 
 
-def plot(results: list[dict[str, Any]], path: Path) -> None:
-    """One bar per row, how much TRL's fastest variant costs over Osler; a mark where the bar to reach is."""
+def plot(runs: Sequence[list[dict[str, Any]]], path: Path) -> None:
+    """A bar per row and run: what TRL's fastest variant costs over Osler. Black: what it has to reach."""
     import matplotlib
 
     matplotlib.use("svg")
     from matplotlib import pyplot
 
-    shown = [r for r in results if "trl" in r.get("ratios", {})]
-    names = [r["row"]["name"] for r in shown]
-    figure, axes = pyplot.subplots(figsize=(7, 0.45 * len(shown) + 1))
-    axes.barh(names, [r["ratios"]["trl"] for r in shown], color="#4878a8", height=0.6)
-    for i, r in enumerate(shown):
-        if "trl" in r["bars"]:
-            axes.plot([r["bars"]["trl"]] * 2, [i - 0.4, i + 0.4], color="black", linewidth=2)
+    measured = [{r["row"]["name"]: r for r in run if "trl" in r.get("ratios", {})} for run in runs]
+    names = [row.name for row in ROWS if any(row.name in run for run in measured)]
+    thickness = 0.8 / len(runs)
+    figure, axes = pyplot.subplots(figsize=(7, 0.5 * len(names) + 1))
+    for i, run in enumerate(measured):
+        places = [names.index(name) + (i + 0.5) * thickness - 0.4 for name in run]
+        bars = axes.barh(
+            places,
+            [r["ratios"]["trl"] for r in run.values()],
+            height=thickness,
+            color=RUN_COLOURS[i % len(RUN_COLOURS)],
+            label=f"run {i + 1}",
+        )
+        axes.bar_label(bars, fmt="%.2f", label_type="center", fontsize=8)
+    for place, name in enumerate(names):
+        bar = next(run[name]["bars"].get("trl") for run in measured if name in run)
+        if bar is not None:
+            axes.plot([bar] * 2, [place - 0.45, place + 0.45], color="black", linewidth=2)
+    axes.set_yticks(range(len(names)), names)
     axes.axvline(1, color="grey", linewidth=0.8)
+    axes.margins(x=0.08)
     axes.invert_yaxis()
     axes.set_xlabel("cost of TRL 1.16.0 over Osler's (black: the bar to reach)")
+    if len(runs) > 1:
+        axes.legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(path)
     pyplot.close(figure)
 
 
+def main(folders: list[Path]) -> None:
+    runs = [read_all(folder) for folder in folders]
+    print(*(f"{folder}\n\n{table(run)}" for folder, run in zip(folders, runs, strict=True)), sep="\n\n")
+    plot(runs, folders[0] / "ratios.svg")
+
+
 if __name__ == "__main__":
-    folder = Path(sys.argv[1])
-    found = read_all(folder)
-    print(table(found))
-    plot(found, folder / "ratios.svg")
+    main([Path(folder) for folder in sys.argv[1:]])
