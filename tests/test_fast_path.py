@@ -334,6 +334,33 @@ def test_the_gpu_script_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert "there already" in done.stderr and "| 4.00x | 3.00x |" in done.stdout
 
 
+def test_a_row_that_fails_does_not_hold_up_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(row: Row, scale: Scale, out: Path) -> None:
+        if row.name == "update-g8-196":
+            raise RuntimeError("out of memory")
+        results.write(out, row.name, result_of(row.name, 8.0, 7.0))
+
+    monkeypatch.setattr(command_line, "run", run)
+    monkeypatch.setattr(command_line, "missing", lambda rows, device: [])
+    monkeypatch.setattr(sys, "argv", ["fast_path", "update-g8", "--out", str(tmp_path)])
+    assert command_line.main() == 1
+    printed = capsys.readouterr()
+    assert "8.00x" in printed.out
+    assert "out of memory" in printed.err and "failed: update-g8-196" in printed.err
+
+
+def test_what_rows_need_is_asked_for_before_hours_are_spent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command_line, "find_spec", lambda name: None if name in ("trl", "peft") else name)
+    monkeypatch.setattr(command_line.shutil, "which", lambda name: None)
+    update, machine = rows_of(["update-g8-196"]), rows_of(["machine-12"])
+    assert command_line.missing(list(update), "cpu") == ["trl"]
+    assert command_line.missing(list(update), "cuda") == ["trl", "a C compiler"]
+    assert command_line.missing(list(machine), "cuda") == ["peft"]
+    assert command_line.missing([], "cuda") == []
+
+
 def test_an_unknown_row_is_a_wrong_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -78,6 +78,20 @@ def test_a_frozen_head_gets_no_gradient_and_asks_for_none() -> None:
     assert not entropy.any() and not entropy.requires_grad
 
 
+def test_chunks_of_bf16_products_are_not_rounded_before_they_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, weight, targets = (t.detach() for t in case())
+    found = []
+    for columns, elements in ((1000, 10**6), (7, 30)):
+        monkeypatch.setattr(head_module, "HEAD_CHUNK_COLUMNS", columns)
+        monkeypatch.setattr(head_module, "HEAD_CHUNK_ELEMENTS", elements)
+        leaves = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            logprobs = token_logprobs(*leaves, targets, LogitsProcessor())[0]
+        found.append(torch.autograd.grad(logprobs.sum(), leaves))
+    for whole, chunked in zip(*found, strict=True):
+        assert float((whole - chunked).norm() / whole.norm()) < 1e-4
+
+
 def test_bf16_weights_and_autocast_stay_near_fp32() -> None:
     hidden, weight, targets = case()
     exact = token_logprobs(hidden, weight, targets, LogitsProcessor())[0]

@@ -21,6 +21,7 @@ from osler.policy.inputs import ImageInputs, PromptBatch
 from osler.policy.load import Policy
 from osler.policy.logits import LogitsProcessor
 from osler.rollout import engine
+from osler.rollout.rows import Drawing, RowsInFlight
 from osler.train.loop import LORA_TARGETS, frozen_copy
 from test_costs import build, qwen2_5_vl, qwen2_vl
 
@@ -73,6 +74,20 @@ def test_what_stays_is_counted_to_the_byte(stock: Any, held: str) -> None:
     decoding_model(policy)
     copies = policy.kept["cast"][1] if "cast" in policy.kept else []
     assert memory.decoding_copy_bytes(layout) == sum(c.nbytes for c in copies)
+
+
+@pytest.mark.parametrize(("rows", "group_size"), [(24, 8), (20, 5), (7, 1), (3, 4)])
+def test_rows_in_flight_take_what_is_said(rows: int, group_size: int) -> None:
+    """Keys and values alone, of prompts that are all as long as the longest."""
+    model, shape = model_of(qwen2_vl(), "fp32")
+    config = configured("fp32")
+    policy = Policy(model, _NoTokens(), None, "", None)
+    drawing = Drawing(LogitsProcessor(), (), TOKENS, greedy=True)
+    flying = RowsInFlight(decoding_model(policy), drawing, group_size, rows, fixed=False)
+    flying.cache._reserve(WORK.prompt_tokens)
+    work = GroupWork(WORK.prompt_tokens, WORK.image_patches, (TOKENS,) * group_size)
+    held = flying.cache.own_kv.nbytes + flying.cache.prompt_kv.nbytes
+    assert memory.cache_bytes(Layout.of(config, shape), work, rows) == held
 
 
 class _NoTokens:

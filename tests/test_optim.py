@@ -80,10 +80,11 @@ def test_rounding_is_unbiased_and_to_a_neighbour() -> None:
 
 
 def test_what_is_not_a_number_stays_so() -> None:
-    special = torch.tensor([float("inf"), -float("inf"), float("nan"), 0.0, -0.0])
+    gpu_nan = torch.tensor(2**31 - 1, dtype=torch.int32).view(torch.float32)
+    special = torch.tensor([float("inf"), -float("inf"), float("nan"), 0.0, -0.0, gpu_nan])
     rounded = round_stochastically(special, torch.Generator().manual_seed(0))
     assert torch.equal(
-        rounded.float().nan_to_num(7.0, posinf=8.0, neginf=9.0), torch.tensor([8, 9, 7, 0, -0.0])
+        rounded.float().nan_to_num(7.0, posinf=8.0, neginf=9.0), torch.tensor([8, 9, 7, 0, -0.0, 7])
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from osler.policy.cache import WIDTH_STEP
 from osler.policy.decoding import decoding_model
 from osler.policy.load import Policy, load_policy
 from osler.prompts import get_template
@@ -114,6 +115,8 @@ def test_fixed_shapes_are_few_and_rows_are_kept_between_calls(
     rows_of(policy, questions, Sampling(30, 1.3, seed=1), rows_in_flight=16, fixed=True)
     assert {n for n, _, _ in shapes} <= {1, 2, 4, 8, 16} and {w for _, _, w in shapes} == {GROUP}
     kept = policy.kept["rows"]
+    assert {b for _, b, _ in shapes} <= {2, 4, 8, kept.max_prompts + 1}
+    assert kept.cache.prompt_kv.shape[4] % WIDTH_STEP == 0
     rows_of(policy, questions, Sampling(30, 1.3, seed=2), rows_in_flight=16, fixed=True)
     assert policy.kept["rows"] is kept
     rows_of(policy, questions, Sampling(20, 1.3, seed=2), rows_in_flight=16, fixed=True)

@@ -10,9 +10,13 @@ again. Run from the repository's root, in the environment that `make bench` buil
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
+import traceback
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -21,6 +25,13 @@ from transformers.utils import logging as transformers_logging
 from benchmarks.fast_path.measure import measure
 from benchmarks.fast_path.results import environment, plot, read_all, table, verdicts, write
 from benchmarks.fast_path.rows import SCALES, Row, Scale, rows_of
+from benchmarks.fast_path.timing import free
+
+NEEDED_BY_TRL = (
+    "trl", "accelerate", "datasets", "dill", "multiprocess", "pyarrow", "pandas", "xxhash", "fsspec",
+    "torchvision", "matplotlib",
+)  # fmt: skip
+NEEDED = {"machine": ("peft", "rich", "matplotlib")}
 
 
 def run(row: Row, scale: Scale, out: Path) -> None:
@@ -35,6 +46,16 @@ def run(row: Row, scale: Scale, out: Path) -> None:
     reached = verdicts(found.get("ratios", {}), bars)
     head = {"row": asdict(row), "scale": asdict(scale), "bars": bars, "reached": reached}
     write(out, row.name, {**head, **found, "environment": around})
+
+
+def missing(rows: Sequence[Row], device: str) -> list[str]:
+    """What these rows need and this machine lacks."""
+    needed = dict.fromkeys(name for row in rows for name in NEEDED.get(row.work, NEEDED_BY_TRL))
+    lacking = [name for name in needed if find_spec(name) is None]
+    compiles = device == "cuda" and "trl" in needed  # its kernels, and those of compiled decoding
+    if compiles and not any(map(shutil.which, ("cc", "gcc", "clang"))):
+        lacking.append("a C compiler")
+    return lacking
 
 
 def main() -> int:
@@ -53,12 +74,23 @@ def main() -> int:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     scale = replace(SCALES[arguments.device], repeats=arguments.repeats)
+    pending = [row for row in rows if not (arguments.out / f"{row.name}.json").is_file()]
+    if lacking := missing(pending, arguments.device):
+        parser.error(f"these rows need what is not installed here: {', '.join(lacking)}")
+    failed = []
     for row in rows:
-        run(row, scale, arguments.out)
+        try:
+            run(row, scale, arguments.out)
+        except Exception:  # the other rows are worth their while; this one is given again
+            traceback.print_exc()
+            failed.append(row.name)
+        free(arguments.device)
     results = read_all(arguments.out)
     print(table(results))
     plot([results], arguments.out / "ratios.svg")
-    return 0
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def train_within(row: Row, scale: Scale, folder: Path) -> dict[str, Any]:
         "out_of_memory": message,
         "limit_bytes": limit,
         "peak_bytes": max(peaks) - before,
-        "reserved_bytes": torch.cuda.memory_reserved() if cuda else max(peaks) - before,
+        "reserved_bytes": torch.cuda.max_memory_reserved() if cuda else max(peaks) - before,
         "seconds": statistics.median([s["time/step"] for s in steps[SETTLED:]] or [0.0]),
         **predicted(config, case, device),
     }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +17,7 @@ from benchmarks.fast_path.floor import shape_of, useful_flops
 from benchmarks.fast_path.machines import measure_machine
 from benchmarks.fast_path.memory import measure_memory
 from benchmarks.fast_path.rows import Row, Scale
-from benchmarks.fast_path.timing import Seconds, clock_of, median, take_turns, timed
+from benchmarks.fast_path.timing import Seconds, clock_of, free, median, take_turns, timed
 from osler.ceilings import copy_ceiling, matmul_ceiling
 from osler.costs.seconds import decode_bytes
 
@@ -79,10 +80,22 @@ def _equality(row: Row, scale: Scale, folder: Path) -> dict[str, Any]:
 
     case = make_case(row, replace(scale, precision="fp32", master_weights=True, questions=1), folder)
     ours, theirs = osler_side.build_update(case), TrlUpdate(case, Variant("TRL", row.group_size, False))
-    ours.update()
-    theirs.run()
-    equality = compare_updates(ours, theirs)
+    with _exact_convolutions():
+        ours.update()
+        theirs.run()
+        equality = compare_updates(ours, theirs)
     return {"equality": {"TRL": {**asdict(equality), "holds": equality.holds}}}
+
+
+@contextmanager
+def _exact_convolutions() -> Iterator[None]:
+    """TRL's tower begins with a convolution, which CUDA would take in TF32."""
+    held = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = held
 
 
 def _rollout(row: Row, scale: Scale, folder: Path) -> dict[str, Any]:
@@ -120,7 +133,8 @@ def _sampled_logprob_difference(case: Case, ours: osler_side.OslerSide) -> dict[
     cut = [tuple(row[:width]) for row in tokens]
     groups = tuple(tuple(cut[i : i + group]) for i in range(0, len(cut), group))
     forced = replace(case, row=replace(case.row, completion_tokens=width), completions=groups)
-    theirs = TrlUpdate(forced, Variant("TRL", group, False), at_start=True)
+    weights = torch.float32 if case.scale.master_weights else torch.bfloat16
+    theirs = TrlUpdate(forced, Variant("TRL", group, False, weights), at_start=True)
     drawn = torch.tensor([row[:width] for row in logprobs])
     difference = float((theirs.logprobs().cpu() - drawn).abs().max())
     bound = 1e-4 if case.scale.precision == "fp32" else None
@@ -152,7 +166,10 @@ def _duels(
     for alternatives in variants(case):
         variant = alternatives[0]
         if len(alternatives) > 1:
-            tried = {v: timed(build(v).run, device).on(device) for v in alternatives}
+            tried = {}
+            for v in alternatives:
+                tried[v] = timed(build(v).run, device).on(device)
+                free(device)
             trials |= {v.name: seconds for v, seconds in tried.items()}
             variant = min(tried, key=lambda v: tried[v])
         theirs = build(variant)
@@ -163,6 +180,8 @@ def _duels(
             check(variant.name, theirs)
         seconds = take_turns({"theirs": theirs.run, "ours": ours}, case.scale.repeats, device)
         duels.append(Duel(variant.opponent, variant.name, seconds["theirs"], seconds["ours"]))
+        del theirs
+        free(device)
     return duels, trials
 
 

@@ -70,7 +70,8 @@ def update_bytes(side: str, row: Row, scale: Scale, folder: Path) -> int:
     else:
         from benchmarks.fast_path.trl_side import TrlUpdate, Variant
 
-        theirs = TrlUpdate(case, Variant("TRL", case.rows_per_step, False))
+        weights = torch.float32 if scale.master_weights else torch.bfloat16
+        theirs = TrlUpdate(case, Variant("TRL", case.rows_per_step, False, weights))
         model, update = theirs.model, theirs.update_in_place
     for weight in model.parameters():
         weight.grad = torch.empty_like(weight).zero_()

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
+
 from osler.ceilings import wait
 
 
@@ -26,6 +28,13 @@ class Seconds:
 def clock_of(device: str) -> Callable[[], float]:
     """The clock that counts there, as `Seconds.on` says."""
     return time.process_time if device == "cpu" else time.perf_counter
+
+
+def free(device: str) -> None:
+    """Give up what nobody holds any more; a trainer refers to itself and would otherwise stay for a while."""
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
 
 
 def timed(work: Callable[[], object], device: str) -> Seconds:

@@ -59,9 +59,11 @@ def even_tokens(completion_ids: list[list[int]], **_: Any) -> list[float]:
     return [sum(t % 2 == 0 for t in ids) / len(ids) for ids in completion_ids]
 
 
-def load_processor(folder: Path) -> Any:
-    """The processor of a checkpoint as TRL loads it, with the image backend that Osler uses."""
+def load_processor(folder: Path, same_pixels: bool = True) -> Any:
+    """The processor of a checkpoint as TRL loads it, by default with the image backend that Osler uses."""
     processor = AutoProcessor.from_pretrained(folder, padding_side="left", local_files_only=True)
+    if not same_pixels:
+        return processor
     # The backend is not passed above: video processors have no "pil".
     processor.image_processor = AutoImageProcessor.from_pretrained(
         folder, backend="pil", local_files_only=True
@@ -70,9 +72,18 @@ def load_processor(folder: Path) -> Any:
 
 
 def build_trainer(
-    case: Case, variant: Variant, reward: Callable[..., list[float]], mask_placeholders: bool = False
+    case: Case,
+    variant: Variant,
+    reward: Callable[..., list[float]],
+    *,
+    mask_placeholders: bool = False,
+    same_pixels: bool = True,
+    beta: float = KL_COEF,
 ) -> GRPOTrainer:
-    """TRL's trainer with every completion forced to its full length, ready as inside `train()`."""
+    """TRL's trainer with every completion forced to its full length, ready as inside `train()`.
+
+    Images go through the backend that Osler uses, or without `same_pixels` through TRL's own choice.
+    """
     row, cuda = case.row, case.scale.device == "cuda"
     generation: dict[str, Any] = {"min_new_tokens": row.completion_tokens}
     if not mask_placeholders:
@@ -88,7 +99,7 @@ def build_trainer(
         generation_kwargs=generation,
         cache_implementation=variant.cache,
         gradient_checkpointing=variant.gradient_checkpointing,
-        beta=KL_COEF,
+        beta=beta,
         loss_type="grpo",
         use_bias_correction_kl=False,  # the papers' k3, as Osler's recipe has it
         shuffle_dataset=False,
@@ -102,7 +113,7 @@ def build_trainer(
     rows = dataset_rows(case, case.first_questions)
     trainer = GRPOTrainer(
         model=model,
-        processing_class=load_processor(case.checkpoint),
+        processing_class=load_processor(case.checkpoint, same_pixels),
         reward_funcs=reward,
         args=config,
         train_dataset=Dataset.from_list(rows[:: row.group_size]),
@@ -203,7 +214,7 @@ class TrlRollout:
     """TRL's `generate` on prompts that are already tokenized and preprocessed."""
 
     def __init__(self, case: Case, variant: Variant) -> None:
-        self.trainer = build_trainer(case, variant, even_tokens)
+        self.trainer = build_trainer(case, variant, even_tokens, beta=0.0)  # nobody asks its reference
         prompts = [r["prompt"] for r in dataset_rows(case, case.first_questions)]
         images = [r["image"] for r in dataset_rows(case, case.first_questions)]
         content = [
@@ -223,7 +234,7 @@ class TrlSteps:
 
     def __init__(self, case: Case, variant: Variant) -> None:
         self.case = case
-        self.trainer = build_trainer(case, variant, even_tokens, mask_placeholders=True)
+        self.trainer = build_trainer(case, variant, even_tokens, mask_placeholders=True, same_pixels=False)
         self.trainer.create_optimizer()
         count = case.scale.questions
         parts = [case.questions[i : i + count] for i in range(0, len(case.questions), count)]

@@ -111,7 +111,9 @@ def round_stochastically(values: Tensor, generator: torch.Generator) -> Tensor:
     bits = torch.empty(values.shape, dtype=torch.int32, device=values.device)
     bits.random_(0, 2**16, generator=generator)
     bits += values.view(torch.int32)
-    return (bits & -(2**16)).view(torch.float32).to(torch.bfloat16)
+    rounded = (bits & -(2**16)).view(torch.float32)
+    # Adding to the bits of a NaN can carry into the sign and leave a zero.
+    return torch.where(values.isnan(), values, rounded).to(torch.bfloat16)
 
 
 def learning_rate(step: int, total_steps: int, config: OptimConfig) -> float:

@@ -21,6 +21,7 @@ METRICS: Mapping[str, str] = {
     "loss/policy": "its policy part",
     "loss/kl": "mean per-token KL estimate to the reference, not multiplied by kl_coef",
     "ratio/mean": "mean importance ratio; 1 on policy",
+    "ratio/sampled_gap": "mean |old log-probability - the one sampling reported|, nats",
     "ratio/clipped_frac": "share of trained tokens whose ratio was clipped",
     "entropy/mean": "mean entropy of the policy at completion tokens, nats",
     "optim/lr": "learning rate of the step",

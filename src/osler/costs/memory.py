@@ -17,6 +17,7 @@ from osler.costs.shape import ModelShape, TowerShape
 from osler.costs.workload import Workload
 
 FP32, BF16 = 4, 2
+ROW_NUMBER = 8  # bytes
 # What the code that this counts for holds at a time; a test compares them with it.
 HEAD_CHUNK_ELEMENTS = 2**24
 ROWS_IN_FLIGHT = 128
@@ -162,8 +163,9 @@ def decoding_copy_bytes(layout: Layout) -> int:
 
 
 def cache_bytes(layout: Layout, work: GroupWork, rows: int) -> int:
-    """Keys and values of every row in flight, and once of every prompt that has rows in flight."""
-    prompts = -(-rows // len(work.completion_tokens))
+    """Keys and values of every row in flight, and of as many prompts as `rollout.rows` has room for."""
+    rows = max(rows, len(work.completion_tokens))
+    prompts = min(rows, 2 * rows // len(work.completion_tokens)) + 1
     positions = rows * max(work.completion_tokens) + prompts * work.prompt_tokens
     return 2 * layout.shape.layers * layout.shape.keys * positions * layout.product
 
@@ -183,8 +185,8 @@ def saved_bytes(layout: Layout, works: tuple[GroupWork, ...]) -> int:
     else:
         layers = (shape.layers - 1) * _layer_bytes(layout, positions, positions)
         layers += _layer_bytes(layout, positions, read)
-    # The last norm, and the rows that the head reads.
-    final = read * shape.width * _norm_bytes(layout) + scored * shape.width * r
+    # The last layer's row numbers, the last norm, and the rows that the head reads.
+    final = read * ROW_NUMBER + read * shape.width * _norm_bytes(layout) + scored * shape.width * r
     tower = 0
     if layout.tower_trains:
         tower = _tower_bytes(layout, sum(n for w in works for n in w.image_patches))
@@ -206,8 +208,8 @@ def _cast_weight_bytes(layout: Layout) -> int:
 def _layer_bytes(layout: Layout, positions: int, read: int) -> int:
     """Of one decoder layer: `positions` give keys and values, `read` of them have queries and go on."""
     shape, p = layout.shape, layout.product
-    # A cast input is kept once for each product that reads it. Adapters are fp32 and keep their own.
-    casts = p != FP32 if layout.lora_rank else layout.casts
+    # Adapters are fp32: where products are not, each keeps its own cast of its input.
+    casts = layout.lora_rank > 0 and p != FP32
     uses = 2 if casts else 1
     norms = _norm_bytes(layout)
     keys_side = shape.width * norms + shape.width * p * uses + 2 * shape.keys * p
@@ -215,7 +217,7 @@ def _layer_bytes(layout: Layout, positions: int, read: int) -> int:
     mlp = 4 * shape.mlp_width * p + shape.width * norms + shape.width * p * uses
     attention = 2 * shape.queries * p + shape.heads * FP32
     adapters = 7 * layout.lora_rank * p
-    if layout.lora_rank and casts:
+    if casts:
         adapters += shape.queries * p
     return positions * keys_side + read * (query_input + mlp + attention + adapters)
 

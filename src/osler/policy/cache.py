@@ -18,8 +18,12 @@ from torch import Tensor
 
 from osler.policy.attention import merge
 from osler.policy.kernels import biased_cpu_attention
+from osler.policy.products import matmul_fp32
 
 KeysValues = tuple[Tensor, Tensor]  # [S, K, E] each, keys rotated
+
+# Where steps are captured, room for prompts grows coarsely: a slightly longer one captures nothing anew.
+WIDTH_STEP = 128
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,8 @@ class RowCache:
 
     def put(self, layers: Sequence[KeysValues], boundaries: Sequence[int], first: int) -> None:
         """Store prompts in slots `first`, `first` + 1, ...; prompt i is rows b[i] to b[i + 1] of `layers`."""
-        self._reserve(max(b - a for a, b in pairwise(boundaries)))
+        longest = max(b - a for a, b in pairwise(boundaries))
+        self._reserve(longest if self.fused else -(-longest // WIDTH_STEP) * WIDTH_STEP)
         for layer, pair in enumerate(layers):
             for store_BKPE, x_SKE in zip(self.prompt_kv[layer], pair, strict=True):
                 for i, (a, b) in enumerate(pairwise(boundaries)):
@@ -71,11 +76,13 @@ class RowCache:
 
     def keep(self, rows: Sequence[int], prompts: Sequence[int]) -> None:
         """Move these rows and prompts to the front, in this order."""
+        device = self.own_kv.device
         for kept, store in ((rows, self.own_kv), (prompts, self.prompt_kv)):
             if list(kept) != list(range(len(kept))):
+                index = torch.tensor(kept, device=device)
                 for layer in store:  # layer by layer: the copy of one is all the extra memory
-                    layer[:, : len(kept)] = layer[:, list(kept)]
-        lengths = self.prompt_lengths_B[list(prompts)]
+                    layer[:, : len(kept)] = layer[:, index]
+        lengths = self.prompt_lengths_B[torch.tensor(prompts, dtype=torch.long, device=device)]
         self.prompt_lengths_B.fill_(1)[: len(prompts)] = lengths
 
     def arrange(self, prompt_of_row: Sequence[int], shape: tuple[int, int, int]) -> None:
@@ -98,8 +105,9 @@ class RowCache:
         N, B, _ = self.shape
         self.widths = prompt_width, own_width
         self.rows_N, self.filled_N = torch.arange(N, device=filled_N.device), filled_N
-        self.prompt_bias = _bias(self.prompt_lengths_B[:B], prompt_width, self.own_kv.dtype)
-        self.own_bias = _bias(filled_N + 1, own_width, self.own_kv.dtype)
+        dtype = self.own_kv.dtype if self.fused else torch.promote_types(self.own_kv.dtype, torch.float32)
+        self.prompt_bias = _bias(self.prompt_lengths_B[:B], prompt_width, dtype)
+        self.own_bias = _bias(filled_N + 1, own_width, dtype)
 
     def attend(self, layer: int, q_NHE: Tensor, k_NKE: Tensor, v_NKE: Tensor) -> Tensor:
         """Attention of one new token per row, [N, H, E]; its key and value are stored."""
@@ -118,13 +126,15 @@ class RowCache:
         return merge([to_prompt, biased_cpu_attention(q_NKQE, own, self.own_bias, self.scale)])[0]
 
     def _attend_plain(self, q_NKQE: Tensor, prompts: Tensor, own: Tensor) -> Tensor:
-        q_NKQE = q_NKQE * self.scale
-        on_prompt = self._to_grid(q_NKQE) @ prompts[0].transpose(-1, -2) + self.prompt_bias
-        on_own = q_NKQE @ own[0].transpose(-1, -2) + self.own_bias
+        on_prompt = self._scores(self._to_grid(q_NKQE), prompts[0], self.prompt_bias)
+        on_own = self._scores(q_NKQE, own[0], self.own_bias)
         scores = torch.cat([self._from_grid(on_prompt), on_own], dim=-1)
-        weights = scores.softmax(-1, dtype=torch.float32).to(q_NKQE.dtype)
+        weights = scores.softmax(-1).to(q_NKQE.dtype)
         on_prompt, on_own = weights.split([on_prompt.shape[-1], on_own.shape[-1]], dim=-1)
         return self._from_grid(self._to_grid(on_prompt) @ prompts[1]) + on_own @ own[1]
+
+    def _scores(self, q_XKCE: Tensor, k_XKME: Tensor, bias_X11M: Tensor) -> Tensor:
+        return matmul_fp32(q_XKCE, k_XKME.transpose(-1, -2)).mul_(self.scale).add_(bias_X11M)
 
     def _to_grid(self, x_NKQX: Tensor) -> Tensor:
         """[N, K, Q, X] -> [B, K, W * Q, X]: the rows of a prompt as one set of queries."""

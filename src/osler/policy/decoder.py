@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import rms_norm, silu
 from torch.utils.checkpoint import checkpoint
 
+from osler.policy.inputs import to_device
 from osler.policy.rotary import Rotation, rotate
 
 # (layer, queries [R, H, E], keys [S, K, E], values [S, K, E]) -> [R, H, E]
@@ -52,8 +53,9 @@ def run_layers(
     the layer again in the backward.
     """
     last = len(language_model.layers) - 1
+    read = None if read_rows is None else to_device(torch.tensor(read_rows), x_SD.device)
     for index, layer in enumerate(language_model.layers):
-        rows = read_rows if index == last else None
+        rows = read if index == last else None
         if recompute and torch.is_grad_enabled():
             x_SD = checkpoint(_layer, index, layer, x_SD, rotation, attend, rows, use_reentrant=False)
         else:
@@ -67,10 +69,10 @@ def _layer(
     x_SD: Tensor,
     rotation: Rotation,
     attend: Attend,
-    rows: Sequence[int] | None,
+    rows: Tensor | None,
 ) -> Tensor:
     attn, mlp = layer.self_attn, layer.mlp
-    h_SD = _norm(layer.input_layernorm, x_SD)
+    h_SD = _cast(_norm(layer.input_layernorm, x_SD))
     k_SKE = rotate(_heads(attn.k_proj(h_SD), attn), rotation)
     v_SKE = _heads(attn.v_proj(h_SD), attn)
     if rows is not None:
@@ -78,12 +80,18 @@ def _layer(
         rotation = Rotation(rotation.cos[rows], rotation.sin[rows])
     q_RHE = rotate(_heads(attn.q_proj(h_SD), attn), rotation)
     x_RD = x_SD + attn.o_proj(attend(index, q_RHE, k_SKE, v_SKE).flatten(1))
-    h_RD = _norm(layer.post_attention_layernorm, x_RD)
+    h_RD = _cast(_norm(layer.post_attention_layernorm, x_RD))
     return x_RD + mlp.down_proj(silu(mlp.gate_proj(h_RD)) * mlp.up_proj(h_RD))
 
 
 def _norm(norm: Any, x: Tensor) -> Tensor:
     return rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
+
+
+def _cast(h: Tensor) -> Tensor:
+    """The products' type. Under autocast each product would cast its input for itself, and keep it."""
+    device = h.device.type
+    return h.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else h
 
 
 def _heads(x_SD: Tensor, attn: Any) -> Tensor:

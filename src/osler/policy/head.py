@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from osler.policy.logits import LogitsProcessor, column_index
+from osler.policy.products import add_product
 
 HEAD_CHUNK_ELEMENTS = 2**24  # logits alive at once: 64 MiB in fp32
 HEAD_CHUNK_COLUMNS = 2**14
@@ -78,8 +79,8 @@ class _TokenLogprobs(torch.autograd.Function):
     def backward(ctx: Any, grad_M: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         hidden_MD, weight_VD, targets_M, lse_M = ctx.saved_tensors
         need_hidden, need_weight = ctx.needs_input_grad[:2]
+        # In fp32, because the chunks add up in them.
         grad_hidden_MD = torch.zeros(hidden_MD.shape, device=grad_M.device) if need_hidden else None
-        # In fp32, because the chunks of positions add up in it.
         grad_weight_VD = torch.zeros(weight_VD.shape, device=grad_M.device) if need_weight else None
         scale = 1.0 if ctx.processor.temperature == 0 else 1.0 / ctx.processor.temperature
         for columns, rows in _chunks(hidden_MD, weight_VD):
@@ -89,9 +90,9 @@ class _TokenLogprobs(torch.autograd.Function):
             grad_mv.scatter_add_(1, at_m1, (grad_M[rows] * found_m)[:, None])
             grad_mv = (grad_mv.mul_(scale) if scale != 1.0 else grad_mv).to(ctx.dtype)
             if grad_hidden_MD is not None:
-                grad_hidden_MD[rows] += grad_mv @ weight_VD[columns].to(ctx.dtype)
+                add_product(grad_hidden_MD[rows], grad_mv, weight_VD[columns].to(ctx.dtype))
             if grad_weight_VD is not None:
-                grad_weight_VD[columns] += grad_mv.T @ hidden_MD[rows].to(ctx.dtype)
+                add_product(grad_weight_VD[columns], grad_mv.T, hidden_MD[rows].to(ctx.dtype))
         return grad_hidden_MD, grad_weight_VD, None, None, None
 
 

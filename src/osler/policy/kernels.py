@@ -247,7 +247,8 @@ class CudaFlash:
 
 @lru_cache(maxsize=64)  # every layer asks again
 def _lengths(part: Part, device: torch.device) -> tuple[Tensor, Tensor, int, int]:
-    """Boundaries from 0 on, on the device, and the longest span, of queries and of keys."""
+    """Boundaries from 0 on, on the device, and the longest span or more, of queries and of keys."""
     bounds = [torch.tensor(b, dtype=torch.int32) - b[0] for b in (part.queries, part.keys)]
     longest = [int(b.diff().max()) for b in bounds]
-    return bounds[0].to(device), bounds[1].to(device), longest[0], longest[1]
+    # At 1 the kernel takes every span for one row, and stops at an empty one; it is an upper bound to it.
+    return bounds[0].to(device), bounds[1].to(device), max(2, longest[0]), longest[1]

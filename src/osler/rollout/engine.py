@@ -135,6 +135,7 @@ def _rows_in_flight(
     kept = policy.kept.pop("rows", None)
     if kept is not None and kept.fits(model, drawing, group_size, max_rows):
         return kept
+    del kept  # its memory goes first
     return RowsInFlight(model, drawing, group_size, max_rows, fixed)
 
 

@@ -80,9 +80,10 @@ class _State:
         )
 
     def keep(self, rows: Sequence[int]) -> None:
+        index = torch.tensor(rows, dtype=torch.long, device=self.token_N.device)
         for f in fields(self):
             tensor = getattr(self, f.name)
-            tensor[: len(rows)] = tensor[list(rows)]
+            tensor[: len(rows)] = tensor[index]
 
 
 class RowsInFlight:
@@ -105,7 +106,7 @@ class RowsInFlight:
             kv_heads=text.num_key_value_heads,
             head_dim=text.hidden_size // text.num_attention_heads,
             rows=self.max_rows,
-            prompts=_power_of_two(self.max_prompts + 1),
+            prompts=self.max_prompts + 1,  # one stays empty: see `RowCache.arrange`
             tokens=drawing.max_tokens,
         )
         self.cache = RowCache(size, model.dtype, device, fused=device.type == "cpu" and not fixed)
@@ -194,7 +195,8 @@ class RowsInFlight:
         shape = (rows, prompts, max(map(self.prompt_of_row.count, range(prompts)), default=0))
         if self.fixed:
             width = _power_of_two(rows)
-            shape = (min(width, self.max_rows), _power_of_two(prompts + 1), self.group_size)
+            slots = min(_power_of_two(prompts + 1), self.max_prompts + 1)
+            shape = (min(width, self.max_rows), slots, self.group_size)
             self.state.done_N[rows:width] = True
             self.state.count_N[rows:width] = 1
         self.cache.arrange(self.prompt_of_row, shape)
@@ -235,14 +237,17 @@ class RowsInFlight:
         key = (*self.cache.shape, self.cache.prompt_kv.shape[4])
         if key not in self.graphs:
             # The first step of a size runs as it is, which also sets up what must not happen in a capture.
-            self.graphs = {k: g for k, g in self.graphs.items() if k[3] == key[3]}
+            if any(held[3] != key[3] for held in self.graphs):
+                # What they read has moved. A pool that has lost all its graphs does not take new ones.
+                self.graphs, self.graph_pool = {}, torch.cuda.graph_pool_handle()
             self.graphs[key] = None
             self._step()
             return
         graph = self.graphs[key]
         if graph is None:
             graph = self.graphs[key] = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self.graph_pool):
+            # Another thread, which prepares the next prompts, may go on meanwhile.
+            with torch.cuda.graph(graph, pool=self.graph_pool, capture_error_mode="thread_local"):
                 self._step()
         graph.replay()
 

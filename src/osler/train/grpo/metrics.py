@@ -22,15 +22,17 @@ class LossSums:
     kl: float = 0.0
     ratio: float = 0.0
     clipped: float = 0.0
+    sampled_gap: float = 0.0
     entropy: float = 0.0
     tokens: float = 0.0
 
-    def add(self, terms: LossTerms, entropy: Tensor, tokens: Tensor) -> None:
+    def add(self, terms: LossTerms, sampled_gap: Tensor, entropy: Tensor, tokens: Tensor) -> None:
         self.loss += float(terms.loss.detach())
         self.policy += float(terms.policy)
         self.kl += float(terms.kl)
         self.ratio += float(terms.ratio)
         self.clipped += float(terms.clipped)
+        self.sampled_gap += float(sampled_gap)
         self.entropy += float(entropy)
         self.tokens += float(tokens)
 
@@ -48,6 +50,7 @@ class LossSums:
             "loss/kl": self.kl / self.tokens,
             "ratio/mean": self.ratio / self.tokens,
             "ratio/clipped_frac": self.clipped / self.tokens,
+            "ratio/sampled_gap": self.sampled_gap / self.tokens,
             "entropy/mean": self.entropy / self.tokens,
         }
 

@@ -250,9 +250,10 @@ class GrpoMethod:
         rollouts = [r for p in batch.groups for r in p.group.rollouts]
         trained_N = torch.tensor([self._trained_tokens(r) > 0 for r in rollouts], device=device)
         mask_NT = (batch.mask_BGT.flatten(0, 1) & trained_N[:, None]).float()
+        old_NT = self._old_logprobs(batch.groups, logprobs_NT)
         terms = grpo_loss(
             logprobs_NT,
-            self._old_logprobs(batch.groups, logprobs_NT),
+            old_NT,
             torch.tensor([r.advantage for r in rollouts], dtype=torch.float32, device=device),
             mask_NT,
             clip_low=self.grpo.clip_low,
@@ -264,16 +265,14 @@ class GrpoMethod:
             ref_logprobs_NT=ref_NT,
         )
         terms.loss.backward()
-        sums.add(terms, (entropy_BGT.flatten(0, 1) * mask_NT).sum(), mask_NT.sum())
+        sampled_NT = _padded([r.completion.sampled_logprobs for r in rollouts], logprobs_NT)
+        gap = ((old_NT - sampled_NT).abs() * mask_NT).sum()
+        sums.add(terms, gap, (entropy_BGT.flatten(0, 1) * mask_NT).sum(), mask_NT.sum())
 
     def _old_logprobs(self, batch: Sequence[PendingGroup], logprobs_NT: Tensor) -> Tensor:
         if self.on_policy:
             return logprobs_NT.detach()
-        old_NT = torch.zeros_like(logprobs_NT)
-        rows = [row for p in batch for row in (p.old_logprobs or ())]
-        for n, row in enumerate(rows):
-            old_NT[n, : len(row)] = torch.tensor(row)
-        return old_NT
+        return _padded([row for p in batch for row in (p.old_logprobs or ())], logprobs_NT)
 
     def _reference_weights(self) -> AbstractContextManager[Any]:
         if self.learner.adapter is not None:
@@ -310,3 +309,11 @@ class GrpoMethod:
         self.buffer_rollout = int(pending["rollout"])
         groups = [pending_from_json(g, asked[int(g["slot"])]) for g in pending["groups"]]
         self.buffer = self.world.share(groups)
+
+
+def _padded(rows_N: Sequence[Sequence[float]], like_NT: Tensor) -> Tensor:
+    """Values of each row, zeros behind them, [N, T] on the device of `like_NT`."""
+    padded_NT = torch.zeros(like_NT.shape)
+    for n, row in enumerate(rows_N):
+        padded_NT[n, : len(row)] = torch.tensor(row)
+    return padded_NT.to(like_NT.device)
