@@ -105,7 +105,8 @@ def generate(
     """Token ids and their log-probabilities (nats, under the sampling distribution), `group_size` rows
     per prompt, rows of a prompt next to each other. The end token is included where one was drawn.
 
-    What a row draws depends on its prompt, its key and its place in the group, never on its neighbours.
+    What a row draws depends on its prompt, its key and its place in the group, never on its neighbours (on
+    CUDA to rounding: how many rows are computed together chooses the kernels).
     `fixed` shapes are for devices that replay captured steps; by default those of CUDA.
     """
     was_training = policy.model.training
