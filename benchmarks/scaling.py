@@ -42,7 +42,8 @@ SWEEPS = {
 }
 WHY = {
     "group_size": "Image and prompt are computed once per question, so only completions and their head grow "
-    "with the group; decoding takes its rows in the same steps.",
+    "with the group; decoding takes its rows in the same steps. Memory is that of one micro-batch "
+    "(model.microbatch_tokens): it falls where a step no longer fits into one.",
     "image_tokens": "An image token is four patches of the tower, each of which attends to the whole image, "
     "and one token of the prompt; completions only read more keys.",
     "completion_tokens": "A token is one more decoding step, whose many small operations take longer to "
@@ -169,7 +170,7 @@ def plot(name: str, points: list[dict[str, Any]], path: Path) -> None:
     left.set_xticklabels([str(v) for v in x])
     left.minorticks_off()
     middle.set(xlabel=label, ylabel="GFLOP of one forward", xlim=(0, x[-1]), ylim=(0, None))
-    right.set(xlabel=label, ylabel="peak MiB beyond weights and gradients", xlim=(0, None), ylim=(0, None))
+    right.set(xlabel=label, ylabel="peak MiB beyond weights\nand gradients", xlim=(0, None), ylim=(0, None))
     for axes in (left, middle, right):
         axes.legend(fontsize=8, loc="upper left")
     figure.suptitle(WHY[name], fontsize=8, wrap=True)
