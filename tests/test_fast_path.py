@@ -74,6 +74,14 @@ def test_an_update_takes_the_given_completions_and_leaves_the_same_gradients_eac
     assert {"time/reference", "time/loss"} <= side.parts.keys()
 
 
+def test_the_gap_between_sampling_and_training_is_measured(case: Case) -> None:
+    """Given completions state log-probabilities of 0, so the gap is the mean of what the update computes."""
+    given, drawn = osler_side.build_update(case), osler_side.build(case, mask_placeholders=True)
+    gaps = [s.method.fill_gradients(0, s._clock()).metrics["ratio/sampled_gap"] for s in (given, drawn)]
+    assert gaps[0] == pytest.approx(float(given.logprobs().abs().mean()), rel=1e-5)
+    assert 0 < gaps[1] < 1e-5
+
+
 def test_the_policy_is_nudged_off_its_reference(side: osler_side.OslerSide) -> None:
     reference = side.method.reference.model
     pairs = zip(side.model.parameters(), reference.parameters(), strict=True)

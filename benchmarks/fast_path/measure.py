@@ -121,7 +121,7 @@ def _sampled_logprob_difference(case: Case, ours: osler_side.OslerSide) -> dict[
     With the placeholder mask off an image token may be drawn, which TRL's forward refuses: completions are
     cut before the first one.
     """
-    from benchmarks.fast_path.trl_side import TrlUpdate, Variant
+    from benchmarks.fast_path.trl_side import TrlUpdate, Variant, equal_weights
 
     tokens, logprobs = ours.rollout()
     bad = set(ours.learner.policy.placeholder_ids)
@@ -133,8 +133,7 @@ def _sampled_logprob_difference(case: Case, ours: osler_side.OslerSide) -> dict[
     cut = [tuple(row[:width]) for row in tokens]
     groups = tuple(tuple(cut[i : i + group]) for i in range(0, len(cut), group))
     forced = replace(case, row=replace(case.row, completion_tokens=width), completions=groups)
-    weights = torch.float32 if case.scale.master_weights else torch.bfloat16
-    theirs = TrlUpdate(forced, Variant("TRL", group, False, weights), at_start=True)
+    theirs = TrlUpdate(forced, Variant("TRL", group, False, equal_weights(case.scale)), at_start=True)
     drawn = torch.tensor([row[:width] for row in logprobs])
     difference = float((theirs.logprobs().cpu() - drawn).abs().max())
     bound = 1e-4 if case.scale.precision == "fp32" else None

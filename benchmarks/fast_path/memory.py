@@ -68,10 +68,9 @@ def update_bytes(side: str, row: Row, scale: Scale, folder: Path) -> int:
         ours = osler_side.build_update(case)
         model, update = ours.model, ours.update_in_place
     else:
-        from benchmarks.fast_path.trl_side import TrlUpdate, Variant
+        from benchmarks.fast_path.trl_side import TrlUpdate, Variant, equal_weights
 
-        weights = torch.float32 if scale.master_weights else torch.bfloat16
-        theirs = TrlUpdate(case, Variant("TRL", case.rows_per_step, False, weights))
+        theirs = TrlUpdate(case, Variant("TRL", case.rows_per_step, False, equal_weights(scale)))
         model, update = theirs.model, theirs.update_in_place
     for weight in model.parameters():
         weight.grad = torch.empty_like(weight).zero_()

@@ -18,7 +18,7 @@ from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, uns
 
 from benchmarks.fast_path.case import Case, nudge
 from benchmarks.fast_path.models import ASK
-from benchmarks.fast_path.rows import KL_COEF
+from benchmarks.fast_path.rows import KL_COEF, Scale
 from osler.records import Question
 
 # What `_generate_and_score_completions` returns and `_get_per_token_logps_and_entropies` takes.
@@ -38,10 +38,15 @@ class Variant:
     opponent: str = "trl"  # whose bar it counts for
 
 
+def equal_weights(scale: Scale) -> torch.dtype:
+    """The type in which Osler holds its weights there."""
+    return torch.float32 if scale.master_weights else torch.bfloat16
+
+
 def variants(case: Case) -> list[tuple[Variant, ...]]:
     """TRL at its defaults (8 rows per device, checkpointing), and tuned: of each tuple the fastest counts."""
     rows, cuda = case.rows_per_step, case.scale.device == "cuda"
-    weights = torch.bfloat16 if cuda else torch.float32
+    weights = equal_weights(case.scale)
     defaults = Variant("TRL defaults", min(8, rows), True)
     tuned = Variant("TRL tuned", min(8, rows), False, weights)
     if case.row.work == "rollout" and cuda:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from osler.policy.attention import merge
 from osler.policy.kernels import biased_cpu_attention
-from osler.policy.products import matmul_fp32
+from osler.policy.products import at_least_fp32, matmul_fp32
 
 KeysValues = tuple[Tensor, Tensor]  # [S, K, E] each, keys rotated
 
@@ -105,7 +105,7 @@ class RowCache:
         N, B, _ = self.shape
         self.widths = prompt_width, own_width
         self.rows_N, self.filled_N = torch.arange(N, device=filled_N.device), filled_N
-        dtype = self.own_kv.dtype if self.fused else torch.promote_types(self.own_kv.dtype, torch.float32)
+        dtype = self.own_kv.dtype if self.fused else at_least_fp32(self.own_kv.dtype)
         self.prompt_bias = _bias(self.prompt_lengths_B[:B], prompt_width, dtype)
         self.own_bias = _bias(filled_N + 1, own_width, dtype)
 

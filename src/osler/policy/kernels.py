@@ -21,6 +21,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from osler.policy.products import HALF, at_least_fp32
+
 aten = torch.ops.aten
 
 
@@ -84,7 +86,7 @@ def kernel_for(q: Tensor) -> Kernel:
     """The fastest kernel for tensors like `q`."""
     if q.device.type == "cpu":
         return CpuFlash()
-    if q.device.type == "cuda" and q.dtype in (torch.bfloat16, torch.float16):
+    if q.device.type == "cuda" and q.dtype in HALF:
         return CudaFlash()
     return Plain()
 
@@ -119,7 +121,7 @@ class Spanwise(ABC):
 
     def forward(self, x: Tensors, part: Part, scale: float) -> tuple[Tensor, Tensor]:
         out = torch.empty_like(x.q[part.rows], memory_format=torch.contiguous_format)
-        lse = torch.empty(out.shape[:2], dtype=_score_dtype(out), device=out.device)
+        lse = torch.empty(out.shape[:2], dtype=at_least_fp32(out.dtype), device=out.device)
         sharing = _sharing(x)
         for rows, seen, count in part.runs(together=sharing == 1):
             here = slice(rows.start - part.rows.start, rows.stop - part.rows.start)
@@ -193,16 +195,12 @@ class Plain(Spanwise):
 
 
 def _scores(x: Tensors, causal: bool, scale: float) -> Tensor:
-    dtype = _score_dtype(x.q)
+    dtype = at_least_fp32(x.q.dtype)
     scores = x.q.to(dtype) @ x.k.to(dtype).transpose(-1, -2) * scale
     if causal:
         future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
         scores = scores.masked_fill(future, float("-inf"))
     return scores
-
-
-def _score_dtype(q: Tensor) -> torch.dtype:
-    return torch.promote_types(q.dtype, torch.float32)
 
 
 class CudaFlash:

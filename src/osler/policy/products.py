@@ -13,13 +13,18 @@ from torch import Tensor
 HALF = (torch.bfloat16, torch.float16)
 
 
+def at_least_fp32(dtype: torch.dtype) -> torch.dtype:
+    """fp32 for half precision, others as they are."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 def matmul_fp32(a: Tensor, b: Tensor) -> Tensor:
     """[X, Y, n, k] @ [X, Y, k, m] -> [X, Y, n, m] in fp32 at least, under autocast too."""
     with torch.autocast(a.device.type, enabled=False):
         if a.is_cuda and a.dtype in HALF:
             product = torch.bmm(a.flatten(0, 1), b.flatten(0, 1), out_dtype=torch.float32)
             return product.unflatten(0, a.shape[:2])
-        dtype = torch.promote_types(a.dtype, torch.float32)
+        dtype = at_least_fp32(a.dtype)
         return a.to(dtype) @ b.to(dtype)
 
 

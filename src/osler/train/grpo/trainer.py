@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from osler.answers import extract_answer
 from osler.config import TrainConfig
@@ -313,7 +314,4 @@ class GrpoMethod:
 
 def _padded(rows_N: Sequence[Sequence[float]], like_NT: Tensor) -> Tensor:
     """Values of each row, zeros behind them, [N, T] on the device of `like_NT`."""
-    padded_NT = torch.zeros(like_NT.shape)
-    for n, row in enumerate(rows_N):
-        padded_NT[n, : len(row)] = torch.tensor(row)
-    return padded_NT.to(like_NT.device)
+    return pad_sequence([torch.tensor(row) for row in rows_N], batch_first=True).to(like_NT)
