@@ -15,7 +15,7 @@ from benchmarks.fast_path import learning, osler_side, trl_side
 from benchmarks.fast_path.case import make_case
 from benchmarks.fast_path.equality import compare_updates
 from benchmarks.fast_path.measure import measure
-from benchmarks.fast_path.rows import Row, Scale
+from benchmarks.fast_path.rows import SCALES, Row, Scale
 from osler.phantom.benchmark import write_benchmark
 from osler.records import Modality
 
@@ -85,7 +85,7 @@ def test_memory_counts_both_sides(folder: Path, monkeypatch: pytest.MonkeyPatch)
 def test_cuda_variants_differ_in_weights_and_cache(folder: Path) -> None:
     """Which variants a CUDA row has can be seen without one."""
     case = make_case(row("rollout"), SCALE, folder)
-    on_cuda = replace(case, scale=replace(SCALE, device="cuda"))
+    on_cuda = replace(case, scale=SCALES["cuda"])
     named = {v.name: v for group in trl_side.variants(on_cuda) for v in group}
     assert named["static cache, compiled"].opponent == "static"
     assert named["static cache, compiled"].compile_decode and named["TRL tuned"].weights is torch.bfloat16
