@@ -252,6 +252,8 @@ def test_signals_end_a_real_command_cleanly(tmp_path: Path, number: int, code: i
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment,
+        # Tests that a shell started in the background ignore SIGINT, and so would their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(".ph*")) and time.monotonic() < deadline:
