@@ -173,6 +173,18 @@ def test_a_checkpoint_with_a_missing_key_is_refused(tiny_folder: Path, tmp_path:
         load_policy(str(folder))
 
 
+@pytest.mark.parametrize("part", ["text_config", "vision_config"])
+def test_a_checkpoint_with_another_activation_is_refused(
+    tiny_folder: Path, tmp_path: Path, part: str
+) -> None:
+    folder = shutil.copytree(tiny_folder, tmp_path / "other")
+    config = json.loads((folder / "config.json").read_text())
+    config[part]["hidden_act"] = "relu"
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BadInput, match=r"hidden_act .*relu.* has silu and quick_gelu"):
+        load_policy(str(folder))
+
+
 def test_adapter_off_equals_the_frozen_start(tiny_folder: Path, image_folder: Path, tmp_path: Path) -> None:
     """Test 7: with a trained adapter switched off, the model is the one training started from."""
     cfg = config(str(tiny_folder), model={"lora_rank": 4})

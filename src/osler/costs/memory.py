@@ -214,7 +214,7 @@ def _layer_bytes(layout: Layout, positions: int, read: int) -> int:
     norms = _norm_bytes(layout)
     keys_side = shape.width * norms + shape.width * p * uses + 2 * shape.keys * p
     query_input = 0 if read == positions and not casts else shape.width * p
-    mlp = 4 * shape.mlp_width * p + shape.width * norms + shape.width * p * uses
+    mlp = 3 * shape.mlp_width * p + shape.width * norms + shape.width * p * uses
     attention = 2 * shape.queries * p + shape.heads * FP32
     adapters = 7 * layout.lora_rank * p
     if casts:
@@ -241,7 +241,7 @@ def _block_values(tower: TowerShape, p: int) -> int:
     """Bytes per patch: two norms' inputs and outputs, queries, keys, the products that values are a view
     of, attention's output, and the MLP's."""
     statistics = FP32 * tower.heads + 4 * p
-    mlp = (4 if tower.mlp_matrices == 3 else 3) * tower.mlp_width
+    mlp = tower.mlp_matrices * tower.mlp_width
     return (4 * tower.width + 2 * tower.width + 3 * tower.width + tower.width + mlp) * p + statistics
 
 

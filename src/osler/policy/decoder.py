@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import rms_norm, silu
+from torch.nn.functional import rms_norm
 from torch.utils.checkpoint import checkpoint
 
+from osler.policy.activations import gated_silu
 from osler.policy.inputs import to_device
 from osler.policy.rotary import Rotation, rotate
 
@@ -81,7 +82,7 @@ def _layer(
     q_RHE = rotate(_heads(attn.q_proj(h_SD), attn), rotation)
     x_RD = x_SD + attn.o_proj(attend(index, q_RHE, k_SKE, v_SKE).flatten(1))
     h_RD = _cast(_norm(layer.post_attention_layernorm, x_RD))
-    return x_RD + mlp.down_proj(silu(mlp.gate_proj(h_RD)) * mlp.up_proj(h_RD))
+    return x_RD + mlp.down_proj(gated_silu(mlp.gate_proj(h_RD), mlp.up_proj(h_RD)))
 
 
 def _norm(norm: Any, x: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from osler.policy.logits import LogitsProcessor
 from osler.prompts import Template, messages
 from osler.records import Question
 
-SUPPORTED_FAMILIES = ("qwen2_vl", "qwen2_5_vl")
+SUPPORTED_FAMILIES = {"qwen2_vl": "quick_gelu", "qwen2_5_vl": "silu"}  # and the activation of their towers
 PHANTOM_BASE = Path(__file__).parents[1] / "phantom_base" / "weights"
 IMAGE_CACHE_BYTES = 2 * 2**30  # 220 images of 512 tokens, 1,200 MRI slices of OmniMedVQA
 
@@ -256,6 +256,12 @@ def _supported_config(path: str, source: str, hub: dict[str, Any]) -> Any:
         raise BadInput(
             f"model {path}: family {config.model_type} is not supported here; "
             f"supported: {', '.join(SUPPORTED_FAMILIES)}"
+        )
+    given = config.text_config.hidden_act, config.vision_config.hidden_act
+    if given != ("silu", SUPPORTED_FAMILIES[config.model_type]):
+        raise BadInput(
+            f"model {path}: config.json has hidden_act {given[0]} (text) and {given[1]} (vision); the family "
+            f"{config.model_type} has silu and {SUPPORTED_FAMILIES[config.model_type]}"
         )
     return config
 

@@ -20,6 +20,7 @@ from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
 
+from osler.policy.activations import gated_silu, quick_gelu
 from osler.policy.attention import attention
 from osler.policy.kernels import Part
 from osler.policy.rotary import Rotation, rotate
@@ -89,4 +90,10 @@ def _block(block: Any, x_XD: Tensor, rotation: Rotation, part: Part) -> Tensor:
     q_XHE, k_XHE, v_XHE = qkv_X3HE.unbind(1)
     seen = attention(rotate(q_XHE, rotation), rotate(k_XHE, rotation), v_XHE, ((part,),), attn.scaling)
     x_XD = x_XD + attn.proj(seen.flatten(1))
-    return x_XD + block.mlp(block.norm2(x_XD))
+    return x_XD + _mlp(block.mlp, block.norm2(x_XD))
+
+
+def _mlp(mlp: Any, h_XD: Tensor) -> Tensor:
+    if hasattr(mlp, "gate_proj"):  # Qwen2.5-VL
+        return mlp.down_proj(gated_silu(mlp.gate_proj(h_XD), mlp.up_proj(h_XD)))
+    return mlp.fc2(quick_gelu(mlp.fc1(h_XD)))
