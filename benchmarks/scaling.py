@@ -4,7 +4,7 @@
 
 SWEEP: group_size, image_tokens, completion_tokens, questions; none means all. The tiny model, one thread,
 from the repository's root in the ordinary environment. A point whose result lies in DIR (runs/scaling) is not
-measured again; the middle of all sweeps is measured once. About 22 minutes of one core in all. Each sweep
+measured again; the middle of all sweeps is measured once. About 16 minutes of one core in all. Each sweep
 gives a plot (seconds with their floor, useful operations by part, memory), a table that says at every point
 how steeply seconds, floor and memory grow since the point before (1: in proportion), and a line on where the
 cost grows and why.
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.utils import logging as transformers_logging
 
 from benchmarks.fast_path import osler_side
 from benchmarks.fast_path.case import Case, make_case
@@ -42,16 +43,18 @@ SWEEPS = {
 }
 WHY = {
     "group_size": "Image and prompt are computed once per question, so only completions and their head grow "
-    "with the group; decoding takes its rows in the same steps. Memory is that of one micro-batch "
-    "(model.microbatch_tokens): it falls where a step no longer fits into one.",
+    "with the group; decoding takes its rows in the same steps.",
     "image_tokens": "An image token is four patches of the tower, each of which attends to the whole image, "
     "and one token of the prompt; completions only read more keys.",
     "completion_tokens": "A token is one more decoding step, whose many small operations take longer to "
-    "start than to compute, and in the update one more position of every completion.",
-    "questions": "Every part is paid per question, but decoding takes all rows in the same steps, and memory "
-    "stops at what one micro-batch (model.microbatch_tokens) holds.",
+    "start than to compute and which reads all tokens before it, and in the update one more position of "
+    "every completion.",
+    "questions": "Every part is paid per question, but decoding takes all rows in the same steps.",
 }
-
+OF_MEMORY = (
+    "Memory is that of one micro-batch (model.microbatch_tokens): "
+    "it grows until a step no longer fits into one."
+)
 
 PART_COLOURS = ("#7a9cc0", "#b8cbe0", "#d99a6c", "#f0d0b0")
 
@@ -139,7 +142,7 @@ def where(name: str, points: list[dict[str, Any]]) -> str:
     added = {part: last["operations"][part] - first["operations"][part] for part in first["operations"]}
     return (
         f"{name} x{last['sizes'][name] / first['sizes'][name]:g}: {factors}. Operations added: "
-        f"{' / '.join(added)} {_percentages(added.values())}. {WHY[name]}"
+        f"{' / '.join(added)} {_percentages(added.values())}. {WHY[name]} {OF_MEMORY}"
     )
 
 
@@ -155,7 +158,7 @@ def plot(name: str, points: list[dict[str, Any]], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("svg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     x = [p["sizes"][name] for p in points]
     figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=(12, 3.8))
@@ -168,12 +171,14 @@ def plot(name: str, points: list[dict[str, Any]], path: Path) -> None:
     label = name.replace("_", " ")
     left.set(xlabel=label, ylabel="seconds per step", xscale="log", yscale="log", xticks=x)
     left.set_xticklabels([str(v) for v in x])
+    left.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    left.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
     left.minorticks_off()
     middle.set(xlabel=label, ylabel="GFLOP of one forward", xlim=(0, x[-1]), ylim=(0, None))
     right.set(xlabel=label, ylabel="peak MiB beyond weights\nand gradients", xlim=(0, None), ylim=(0, None))
     for axes in (left, middle, right):
         axes.legend(fontsize=8, loc="upper left")
-    figure.suptitle(WHY[name], fontsize=8, wrap=True)
+    figure.suptitle(f"{WHY[name]}\n{OF_MEMORY}", fontsize=8, wrap=True)
     figure.tight_layout()
     figure.savefig(path)
     pyplot.close(figure)
@@ -189,6 +194,7 @@ def main() -> int:
     if unknown:
         parser.error(f"unknown sweeps {', '.join(sorted(unknown))}; there are {', '.join(SWEEPS)}")
     torch.set_num_threads(1)
+    transformers_logging.disable_progress_bar()
     scale = replace(SCALES["cpu"], repeats=arguments.repeats)
     for name in arguments.sweeps or SWEEPS:
         points = []

@@ -23,7 +23,7 @@ from benchmarks.fast_path import machines
 from benchmarks.fast_path.rows import ROWS
 
 PACKAGES = ("osler", "torch", "transformers", "trl", "accelerate", "datasets", "torchvision", "numpy")
-RUN_COLOURS = ("#8fb3d3", "#c3d6e8", "#e3b48f")
+RUN_COLOURS = ("#8fb3d3", "#c3d6e8", "#e3b48f", "#f3dcc8")
 HEAD = "| row | TRL, default / tuned | Osler | ratio | bar | floor | its share | max Δlogp | rel. Δgradient |"
 
 
@@ -121,9 +121,12 @@ def plot(runs: Sequence[list[dict[str, Any]]], path: Path) -> None:
     measured = [{r["row"]["name"]: r for r in run if "trl" in r.get("ratios", {})} for run in runs]
     names = [row.name for row in ROWS if any(row.name in run for run in measured)]
     thickness = 0.8 / len(runs)
-    figure, axes = pyplot.subplots(figsize=(7, 0.5 * len(names) + 1))
+    figure, axes = pyplot.subplots(figsize=(7, max(0.5, 0.2 * len(runs)) * len(names) + 1))
     for i, run in enumerate(measured):
-        places = [names.index(name) + (i + 0.5) * thickness - 0.4 for name in run]
+        places = []
+        for name in run:
+            before, of_all = (sum(name in other for other in part) for part in (measured[:i], measured))
+            places.append(names.index(name) + (before + 0.5 - of_all / 2) * thickness)
         bars = axes.barh(
             places,
             [r["ratios"]["trl"] for r in run.values()],
