@@ -23,7 +23,7 @@ from benchmarks.fast_path import machines
 from benchmarks.fast_path.rows import ROWS
 
 PACKAGES = ("osler", "torch", "transformers", "trl", "accelerate", "datasets", "torchvision", "numpy")
-RUN_COLOURS = ("#8fb3d3", "#c3d6e8", "#e3b48f", "#f3dcc8")
+RUN_COLOURS = ("#8fb3d3", "#c3d6e8", "#e3b48f", "#f3dcc8", "#b5c99a")
 HEAD = "| row | TRL, default / tuned | Osler | ratio | bar | floor | its share | max Δlogp | rel. Δgradient |"
 
 
