@@ -125,8 +125,8 @@ def plot(runs: Sequence[list[dict[str, Any]]], path: Path) -> None:
     for i, run in enumerate(measured):
         places = []
         for name in run:
-            before, of_all = (sum(name in other for other in part) for part in (measured[:i], measured))
-            places.append(names.index(name) + (before + 0.5 - of_all / 2) * thickness)
+            among = [j for j, other in enumerate(measured) if name in other]
+            places.append(names.index(name) + (among.index(i) + 0.5 - len(among) / 2) * thickness)
         bars = axes.barh(
             places,
             [r["ratios"]["trl"] for r in run.values()],

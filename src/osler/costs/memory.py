@@ -241,7 +241,7 @@ def _block_values(tower: TowerShape, p: int) -> int:
     """Bytes per patch: two norms' inputs and outputs, queries, keys, the products that values are a view
     of, attention's output, and the MLP's."""
     statistics = FP32 * tower.heads + 4 * p
-    mlp = tower.mlp_matrices * tower.mlp_width
+    mlp = tower.mlp_matrices * tower.mlp_width  # what enters and leaves its activation, gated or not
     return (4 * tower.width + 2 * tower.width + 3 * tower.width + tower.width + mlp) * p + statistics
 
 

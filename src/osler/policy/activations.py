@@ -17,16 +17,12 @@ STEEPNESS = 1.702  # of the sigmoid that stands for the normal distribution (arX
 
 def gated_silu(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) * up (SwiGLU, arXiv 2002.05202, equation 6)."""
-    return _GatedSilu.apply(gate, up) if torch.is_grad_enabled() else silu(gate).mul_(up)
+    return _GatedSilu.apply(gate, up)
 
 
 def quick_gelu(x: Tensor) -> Tensor:
     """x * sigmoid(1.702 x)."""
-    return _QuickGelu.apply(x) if torch.is_grad_enabled() else _quick_gelu(x)
-
-
-def _quick_gelu(x: Tensor) -> Tensor:
-    return (x * STEEPNESS).sigmoid_().mul_(x)
+    return _QuickGelu.apply(x)
 
 
 class _GatedSilu(torch.autograd.Function):
@@ -45,7 +41,7 @@ class _QuickGelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        return _quick_gelu(x)
+        return (x * STEEPNESS).sigmoid_().mul_(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
